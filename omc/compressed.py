@@ -1,0 +1,308 @@
+"""Compressed tensors: codes, transform and format; compress, decompress, update in place.
+
+One variable is one byte buffer (uint8, flat):
+
+    planes of codes (omc.packing), padding included | scale, float32 LE | offset, float32 LE
+
+Without a transform the last 8 bytes are absent; an FP32 buffer is the raw little-endian float32. The
+buffer is what a device stores, what crosses the wire, and what `nbytes` counts.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from omc import packing, transforms
+from omc.errors import InputError, InputTypeError
+from omc.formats import Format
+
+_TRAILER_BYTES = 8  # scale and offset
+_XLA_FROM = 1 << 16  # Weights from which compiling a codec pays within a few steps.
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+    """Turns float32 tensors of one shape into buffers of one format and back, in TensorFlow ops.
+
+    Attributes:
+        format: Format of the codes.
+        shape: Shape of the dense tensor, a tuple of ints.
+        transform: Whether a per-variable transform (PVT) surrounds the codes.
+    """
+
+    format: Format
+    shape: tuple
+    transform: bool = True
+
+    @property
+    def count(self):
+        """Number of weights."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self):
+        """Length of a buffer, in bytes."""
+        if self.format.is_fp32:
+            return 4 * self.count
+        planes = packing.packed_nbytes(self.count, self.format.bits)
+        return planes + (_TRAILER_BYTES if self.transform else 0)
+
+    def encode(self, values, seed=None):
+        """Buffer (uint8 [nbytes]) of dense values, with a freshly fitted transform.
+
+        Args:
+            values: float32 tensor of `shape`. Values that are not finite count as 0 here, in graph
+                code; `compress` rejects them.
+            seed: int32 [2] for stochastic rounding, None for round-to-nearest-even.
+        """
+        if self.format.is_fp32:
+            return _to_bytes(values)
+        values = _finite(tf.reshape(values, [self.count]))
+        if not self.transform:
+            return self._join(self._round(values, seed))
+        return self._join(*transforms.fit(values, self.format, self._noise(seed)))
+
+    def decode(self, buffer):
+        """Dense float32 tensor of `shape`: scale * u' + offset for every code."""
+        return _compiled(self, "_decode")(buffer)
+
+    def add(self, buffer, delta, seed=None):
+        """Buffer after `values += delta`, under the kept transform.
+
+        The sum is formed in the format's own units, u' + delta/scale, so a delta of 0 gives back
+        the very same code. Only when a sum leaves the range does the scale grow. Elements of delta
+        that are not finite change nothing.
+
+        Args:
+            buffer: uint8 [nbytes].
+            delta: float32 tensor of `shape`.
+            seed: As in `encode`.
+        """
+        if self.format.is_fp32:
+            return _to_bytes(_from_bytes(buffer) + tf.reshape(delta, [self.count]))
+        # Two passes over the codes, so that the sums are never stored: only their maximum is.
+        factor = _compiled(self, "_growth")(buffer, delta) if self.transform else None
+        return _compiled(self, "_moved")(buffer, delta, factor, seed)
+
+    def assign(self, buffer, values, seed=None):
+        """Buffer of new dense values; the transform is kept while its range fits them.
+
+        It fits when the largest magnitude lies between half the range and the whole of it, so that
+        re-assigning what was decoded keeps every code.
+
+        Args:
+            buffer: uint8 [nbytes], whose transform is tried.
+            values: float32 tensor of `shape`.
+            seed: As in `encode`.
+        """
+        if self.format.is_fp32 or not self.transform or not self.count:
+            return self.encode(values, seed)
+        flat = _finite(tf.reshape(values, [self.count]))
+        scale, offset = self.transform_of(buffer)
+        units = transforms.to_units(flat, scale, offset)
+        largest = tf.reduce_max(tf.abs(units))
+        held = (largest <= self.format.limit) & (largest >= self.format.max / 2)
+        if not self.format.sign_bits:
+            held &= tf.reduce_min(units) >= -self.format.step / 2
+        return tf.cond(
+            held,
+            lambda: self._join(self._round(units, seed), scale, offset),
+            lambda: self.encode(values, seed),
+        )
+
+    def codes(self, buffer):
+        """Codes of a buffer, int32 tensor of `shape`; not for FP32."""
+        return tf.reshape(self._flat_codes(buffer), self.shape)
+
+    def transform_of(self, buffer):
+        """(scale, offset) of a buffer, float32 scalars; (1, 0) where there is no transform."""
+        if self.format.is_fp32 or not self.transform:
+            return tf.constant(1.0), tf.constant(0.0)
+        trailer = tf.reshape(buffer[self.nbytes - _TRAILER_BYTES :], [2, 4])
+        return tuple(tf.unstack(tf.bitcast(trailer, tf.float32)))
+
+    def _decode(self, buffer):
+        if self.format.is_fp32:
+            return tf.reshape(_from_bytes(buffer), self.shape)
+        values = transforms.values_of_codes(self._flat_codes(buffer), self.format)
+        if self.transform:
+            scale, offset = self.transform_of(buffer)
+            values = values * scale + offset
+        return tf.reshape(values, self.shape)
+
+    def _growth(self, buffer, delta):
+        return transforms.growth(self._sum(buffer, delta), self.transform_of(buffer)[0], self.format)
+
+    def _moved(self, buffer, delta, factor, seed):
+        units = self._sum(buffer, delta)
+        scale, offset = self.transform_of(buffer)
+        if factor is not None:
+            units, scale = units * (1.0 / factor), scale * factor
+        return self._join(self._round(units, seed), scale, offset)
+
+    def _sum(self, buffer, delta):
+        """u' + delta/scale, flat."""
+        units = transforms.values_of_codes(self._flat_codes(buffer), self.format)
+        scale, _ = self.transform_of(buffer)
+        return units + _finite(tf.reshape(delta, [self.count]) * (1.0 / scale))
+
+    def _flat_codes(self, buffer):
+        columns = packing.padded_count(self.count) // packing.ROWS
+        codes = packing.unpack(buffer, columns, self.format.bits)
+        return tf.reshape(codes, [packing.ROWS * columns])[: self.count]
+
+    def _join(self, codes, scale=None, offset=None):
+        padded = packing.padded_count(self.count)
+        if padded != self.count:
+            codes = tf.pad(codes, [[0, padded - self.count]])
+        parts = packing.pack(tf.reshape(codes, [packing.ROWS, -1]), self.format.bits)
+        if self.transform:
+            parts.append(_to_bytes(tf.stack([scale, offset])))
+        return tf.concat(parts, axis=0)
+
+    def _round(self, units, seed):
+        # With an offset -0 means nothing of its own, and -0 + 0 would turn it into +0 in `add`.
+        return transforms.round_to_codes(
+            units, self.format, self._noise(seed), negative_zero=not self.transform
+        )
+
+    def _noise(self, seed):
+        if seed is None:
+            return None
+        return tf.random.stateless_uniform(
+            [self.count], seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(codec, method):
+    """The codec's method as it is, or as one XLA program where the variable is large.
+
+    TFF's worker has no XLA and runs the same function op by op.
+    """
+    function = getattr(codec, method)
+    if codec.format.is_fp32 or codec.count < _XLA_FROM:
+        return function
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def _to_bytes(values):
+    return tf.reshape(tf.bitcast(values, tf.uint8), [-1])
+
+
+def _from_bytes(buffer):
+    return tf.bitcast(tf.reshape(buffer, [-1, 4]), tf.float32)
+
+
+def _finite(values):
+    return tf.where(tf.math.is_finite(values), values, 0.0)
+
+
+class CompressedTensor:
+    """A tensor stored as codes; made by `compress`, read by `decompress`.
+
+    Attributes:
+        buffer: uint8 tensor [nbytes]: all that is stored.
+        codec: The `Codec` that wrote it.
+    """
+
+    def __init__(self, buffer, codec):
+        self.buffer = buffer
+        self.codec = codec
+
+    @property
+    def nbytes(self):
+        """Stored bytes: the length of the buffer."""
+        return int(self.buffer.shape[0])
+
+    @property
+    def shape(self):
+        """Shape of the dense tensor, a tuple."""
+        return self.codec.shape
+
+    @property
+    def format(self):
+        """The number format."""
+        return self.codec.format
+
+    @property
+    def codes(self):
+        """Codes, int32 tensor of `shape` (not for FP32)."""
+        return self.codec.codes(self.buffer)
+
+    @property
+    def scale(self):
+        """Scale of the transform (float); 1 without one."""
+        return float(self.codec.transform_of(self.buffer)[0])
+
+    @property
+    def offset(self):
+        """Offset of the transform (float); 0 without one."""
+        return float(self.codec.transform_of(self.buffer)[1])
+
+    def __repr__(self):
+        dense = 4 * self.codec.count
+        return f"CompressedTensor({self.format.name}, shape={self.shape}, {self.nbytes} of {dense} bytes)"
+
+
+def compress(array, format, transform="pvt", seed=None):
+    """Compresses an array of real numbers.
+
+    Defined for every finite input: empty and 0-d arrays keep their shape; a constant array (zeros
+    too) comes back as that constant to float precision; float32 subnormals may come back as 0;
+    magnitudes up to float32's largest are fine, for the transform scales them.
+
+    Args:
+        array: Array-like or tensor, converted to float32.
+        format: `Format` or its name, for example "S1E3M7".
+        transform: "pvt" (per-variable scale and offset, 8 bytes) or None (bare codes: values
+            beyond the format's range saturate).
+        seed: None for round-to-nearest-even; an int for unbiased stochastic rounding.
+
+    Returns:
+        `CompressedTensor`.
+
+    Raises:
+        FormatError: Unknown format.
+        InputError: NaN or Inf in `array`, or an unknown `transform`.
+        InputTypeError: `array` is not numeric.
+    """
+    fmt = Format.parse(format)
+    if transform not in ("pvt", None):
+        raise InputError("transform", "'pvt' or None", transform)
+    values = _as_float32(array)
+    codec = Codec(fmt, tuple(values.shape), transform is not None and not fmt.is_fp32)
+    words = None if seed is None else tf.constant([seed & 0x7FFFFFFF, 0], tf.int32)
+    return CompressedTensor(codec.encode(values, words), codec)
+
+
+def decompress(compressed):
+    """Dense float32 tensor of a `CompressedTensor`.
+
+    Raises:
+        InputTypeError: The argument is something else.
+    """
+    if not isinstance(compressed, CompressedTensor):
+        raise InputTypeError(
+            "compressed", "a CompressedTensor", type(compressed).__name__, "make it with omc.compress."
+        )
+    return compressed.codec.decode(compressed.buffer)
+
+
+def _as_float32(array):
+    host = np.asarray(array)
+    if host.dtype.kind not in "fiub" and host.dtype.name != "bfloat16":
+        raise InputTypeError("array", "real numbers", f"an array of dtype {host.dtype}")
+    with np.errstate(over="ignore"):
+        host = host.astype(np.float32)
+    if not np.isfinite(host).all():
+        bad = int(host.size - np.isfinite(host).sum())
+        raise InputError(
+            "array",
+            "finite float32 values",
+            f"{bad} NaN or Inf of {host.size}",
+            "a diverged model cannot be compressed; lower the learning rate.",
+        )
+    return tf.constant(host)

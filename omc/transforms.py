@@ -1,0 +1,213 @@
+"""Rounding values to codes, and the per-variable transform (PVT) around it.
+
+A variable v is stored as codes of u = (v - offset) / scale, and read back as
+
+    v' = scale * u' + offset,         u' = the format's value nearest to u.
+
+`fit` finds (scale, offset) for a whole variable: a prescale that maps its largest magnitude onto the
+format's largest value, then the closed-form least squares of v ~ s*u' + b (OMC, arXiv 2205.03494):
+
+    s = (n*Sum(v u') - Sum(v) Sum(u')) / (n*Sum(u'^2) - Sum(u')^2),    b = (Sum(v) - s*Sum(u')) / n
+
+and s = prescale, b = mean(v - s*u') where the denominator is zero. The prescale is ours: without it
+weights of usual size fall below the range of narrow formats.
+
+Between fits the transform is *kept* (`growth`): it changes only when a value leaves the range, and
+then a minifloat's scale doubles, which moves exponents and re-rounds nothing. Fitting anew at every
+step would re-round every weight and let the errors pile up (ours).
+
+Arrays are float32 or int32 tensors of any shape; everything is TensorFlow ops that XLA compiles. No step builds a subnormal float: TensorFlow's CPU kernels flush them to zero.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from omc.formats import FP32
+
+_MAX_TARGET = 2.0**16  # Wide exponent ranges need no more; scale stays a normal float.
+_MIN_SCALE = 2.0**-100  # Below it 1/scale or a product could leave float32.
+_INT_HEADROOM = 1.25  # Room that a growing integer variable gets, against refitting every step.
+
+
+def target(fmt):
+    """Magnitude onto which the prescale maps a variable's largest magnitude."""
+    return min(fmt.max, _MAX_TARGET * (2 - 2.0**-fmt.mantissa_bits))
+
+
+def round_to_codes(values, fmt, noise=None, negative_zero=True):
+    """Codes of values already in the format's range (u above); beyond it they saturate.
+
+    Args:
+        values: float32 tensor, finite.
+        fmt: Format, not FP32.
+        noise: None for round-to-nearest-even, or an int32 tensor of uniform random bits for stochastic
+            rounding, which is unbiased inside the range: E[u'] = u.
+        negative_zero: Whether a negative value that rounds to zero gets the code of -0, or of +0.
+
+    Returns:
+        int32 codes; bits above `fmt.bits` are not cleared where the value is negative.
+    """
+    if fmt.kind == "int":
+        values = tf.clip_by_value(values, fmt.min, fmt.max)
+        if noise is None:
+            return tf.cast(tf.round(values), tf.int32)
+        return tf.cast(tf.floor(values + _unit_interval(noise)), tf.int32)
+
+    bits = tf.bitcast(values, tf.int32)
+    magnitude = tf.bitwise.bitwise_and(bits, 0x7FFFFFFF)
+    codes = _round_normal(magnitude, fmt, noise)
+    if fmt.exponent_bits < 8:  # With 8, float32's own subnormals have the code's structure.
+        size = tf.bitcast(magnitude, tf.float32)
+        codes = tf.where(size < fmt.min_normal, _round_subnormal(size, fmt, noise), codes)
+    codes = tf.minimum(codes, fmt.max_code)
+    if not fmt.sign_bits:
+        return tf.where(bits < 0, 0, codes)
+    sign = tf.bitwise.left_shift(tf.bitwise.right_shift(bits, 31), fmt.bits - 1)
+    signed = tf.bitwise.bitwise_or(codes, sign)
+    return signed if negative_zero else tf.where(codes > 0, signed, 0)
+
+
+def _round_normal(magnitude, fmt, noise):
+    # Rounding a float's bit pattern at the kept mantissa; a carry runs on into the exponent.
+    dropped = 23 - fmt.mantissa_bits
+    if dropped and noise is None:
+        even = tf.bitwise.bitwise_and(tf.bitwise.right_shift(magnitude, dropped), 1)
+        magnitude = magnitude + (even + (2 ** (dropped - 1) - 1))
+    elif dropped:
+        magnitude = magnitude + tf.bitwise.bitwise_and(noise, 2**dropped - 1)
+    if dropped:
+        magnitude = tf.bitwise.right_shift(magnitude, dropped)
+    return magnitude - ((127 - fmt.bias) << fmt.mantissa_bits)
+
+
+def _round_subnormal(size, fmt, noise):
+    # Adding 2^23 steps aligns the mantissa's last bit with one step, so the float adder rounds.
+    if noise is None:
+        aligner = 2.0**23 * fmt.step
+        return tf.bitcast(size + aligner, tf.int32) - _bits_of(aligner)
+    steps = tf.minimum(size, fmt.min_normal) * (1.0 / fmt.step)
+    return tf.cast(tf.floor(steps + _unit_interval(noise)), tf.int32)
+
+
+def _unit_interval(noise):
+    # 23 random bits as the mantissa of a float in [1, 2).
+    mantissa = tf.bitwise.bitwise_and(noise, 0x7FFFFF)
+    return tf.bitcast(tf.bitwise.bitwise_or(mantissa, 0x3F800000), tf.float32) - 1.0
+
+
+def _bits_of(value):
+    """Bit pattern (int) of a float32."""
+    return int(np.float32(value).view(np.int32))
+
+
+def values_of_codes(codes, fmt):
+    """Values u' of codes, in the format's own range.
+
+    Args:
+        codes: int32 tensor.
+        fmt: Format, not FP32.
+
+    Returns:
+        float32 tensor.
+    """
+    if fmt.kind == "int":  # Sign extension: the code's top bit goes to the integer's.
+        shift = 32 - fmt.bits
+        return tf.cast(tf.bitwise.right_shift(tf.bitwise.left_shift(codes, shift), shift), tf.float32)
+
+    fields = fmt.exponent_bits + fmt.mantissa_bits
+    magnitude = tf.bitwise.bitwise_and(codes, 2**fields - 1)
+    normal = tf.bitwise.left_shift(magnitude, 23 - fmt.mantissa_bits)
+    if fmt.exponent_bits == 8:
+        bits = tf.minimum(normal, fmt.max_code << (23 - fmt.mantissa_bits))
+    else:
+        normal = normal + ((127 - fmt.bias) << 23)
+        subnormal = tf.bitcast(tf.cast(magnitude, tf.float32) * fmt.step, tf.int32)
+        bits = tf.where(magnitude < 2**fmt.mantissa_bits, subnormal, normal)
+    if fmt.sign_bits:
+        sign = tf.bitwise.left_shift(tf.bitwise.right_shift(codes, fields), 31)
+        bits = tf.bitwise.bitwise_or(bits, sign)
+    return tf.bitcast(bits, tf.float32)
+
+
+def fit(values, fmt, noise=None):
+    """Rounds a whole variable and finds its transform.
+
+    Args:
+        values: float32 [n], finite.
+        fmt: Format, not FP32.
+        noise: As in `round_to_codes`. With noise the least squares step is left out, because it
+            would bias what stochastic rounding keeps unbiased.
+
+    Returns:
+        (codes int32 [n], scale float32 [], offset float32 []).
+    """
+    if values.shape[0] == 0:
+        return tf.zeros([0], tf.int32), tf.constant(1.0), tf.constant(0.0)
+    scale, offset = _prescale(values, fmt)
+    scaled = to_units(values, scale, offset)
+    codes = round_to_codes(scaled, fmt, noise, negative_zero=False)
+    if noise is not None:
+        return codes, scale, offset
+    slope, intercept = _least_squares(scaled, values_of_codes(codes, fmt))
+    return codes, scale * slope, offset + scale * intercept
+
+
+def to_units(values, scale, offset):
+    """u = (v - offset) / scale, by products so that no difference of large values overflows."""
+    inverse = 1.0 / scale
+    return values * inverse - offset * inverse
+
+
+def growth(values, scale, fmt):
+    """Factor by which a kept transform must widen to hold moved values; usually 1.
+
+    A minifloat's factor is a power of two: codes that did not move are then re-rounded only where
+    they reach the subnormals. An integer's factor leaves 25 % of headroom and re-rounds.
+
+    Args:
+        values: float32, u of the variable after an update, in units of `scale`.
+        scale: float32 [].
+        fmt: Format, not FP32.
+
+    Returns:
+        float32 [], at least 1.
+    """
+    if values.shape.num_elements() == 0:
+        return tf.constant(1.0)
+    excess = tf.reduce_max(tf.abs(values)) * (1.0 / fmt.limit)
+    if fmt.kind == "int":
+        factor = excess * _INT_HEADROOM
+    else:  # The power of two above: the exponent field plus one, without the mantissa.
+        exponent = tf.bitwise.bitwise_and(tf.bitcast(excess, tf.int32), 0x7F800000)
+        factor = tf.bitcast(exponent + (1 << 23), tf.float32)
+    widest = FP32.max / (2.0 * max(fmt.max, 1.0))  # Keeps every decoded value finite.
+    return tf.where(excess <= 1.0, 1.0, tf.maximum(tf.minimum(factor, widest / scale), 1.0))
+
+
+def _prescale(values, fmt):
+    """(scale, offset) that map a variable onto the format's range; scale 1 where all is equal."""
+    if fmt.sign_bits:
+        offset, largest = tf.constant(0.0), tf.reduce_max(tf.abs(values))
+    else:  # Halves first: the distance of 1e38 and -3e38 is beyond float32.
+        offset = tf.reduce_min(values)
+        largest = 2.0 * tf.minimum(tf.reduce_max(values) / 2 - offset / 2, 2.0**126)
+    scale = tf.maximum(largest * (1.0 / _target(fmt)), _MIN_SCALE)
+    return tf.where(largest > 0.0, scale, 1.0), offset
+
+
+def _least_squares(scaled, rounded):
+    """(s, b) of scaled ~ s * rounded + b, from centred residuals, which float32 sums well."""
+    residual = scaled - rounded
+    mean, mean_residual = tf.reduce_mean(rounded), tf.reduce_mean(residual)
+    centred = rounded - mean
+    variance = tf.reduce_mean(centred * centred)
+    covariance = tf.reduce_mean(centred * (residual - mean_residual))
+    # Equal values leave only rounding noise of the mean in `centred`: a zero denominator.
+    degenerate = variance <= 1e-12 * tf.square(mean)
+    slope = tf.where(degenerate, 1.0, 1.0 + covariance / variance)
+    return slope, mean_residual - (slope - 1.0) * mean
+
+
+def _target(fmt):
+    """Magnitude onto which the prescale maps a variable's largest magnitude."""
+    return min(fmt.max, _MAX_TARGET * (2 - 2.0**-fmt.mantissa_bits))
