@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from omc import packing, transforms
 from omc.errors import InputError, InputTypeError
-from omc.formats import Format
+from omc.formats import FP32, Format
 
 _TRAILER_BYTES = 8  # scale and offset
 _XLA_FROM = 1 << 16  # Weights from which compiling a codec pays within a few steps.
@@ -174,6 +174,50 @@ class Codec:
         return tf.random.stateless_uniform(
             [self.count], seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class PartialCodec:
+    """A codec whose buffers may also be raw FP32; their length tells which (partial quantization).
+
+    Has the part of `Codec` that a variable needs, in graph code with buffers of uint8 [None].
+
+    Attributes:
+        codec: The `Codec` of quantized buffers; they are shorter than the raw ones.
+    """
+
+    codec: Codec
+
+    @property
+    def shape(self):
+        """Shape of the dense tensor, a tuple."""
+        return self.codec.shape
+
+    @property
+    def count(self):
+        """Number of weights."""
+        return self.codec.count
+
+    def decode(self, buffer):
+        """As `Codec.decode`."""
+        return self._either(buffer, lambda codec: codec.decode(buffer))
+
+    def add(self, buffer, delta, seed=None):
+        """As `Codec.add`."""
+        return self._either(buffer, lambda codec: codec.add(buffer, delta, seed))
+
+    def assign(self, buffer, values, seed=None):
+        """As `Codec.assign`."""
+        return self._either(buffer, lambda codec: codec.assign(buffer, values, seed))
+
+    def raw(self, values):
+        """Raw FP32 buffer of dense values."""
+        return _to_bytes(values)
+
+    def _either(self, buffer, method):
+        raw = Codec(FP32, self.codec.shape, transform=False)
+        quantized = tf.equal(tf.size(buffer), self.codec.nbytes)
+        return tf.cond(quantized, lambda: method(self.codec), lambda: method(raw))
 
 
 @functools.lru_cache(maxsize=1024)

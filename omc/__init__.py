@@ -1,0 +1,39 @@
+"""OMC: memory-constrained on-device federated training for Keras.
+
+>>> import omc
+>>> model = omc.wrap(keras_model, omc.Policy("S1E3M7", fraction=0.9))
+>>> model.compile("sgd", "mse"); model.fit(x, y)
+>>> print(omc.memory_report(model))
+
+`omc.learning` holds the TensorFlow Federated processes and needs the extra `omc[tff]`.
+"""
+
+import importlib
+
+from omc.compressed import CompressedTensor, compress, decompress
+from omc.errors import OmcError
+from omc.formats import Format
+from omc.keras import wrap
+from omc.measurement import memory_report
+from omc.policies import Policy
+from omc.version import __version__
+
+__all__ = [
+    "CompressedTensor",
+    "Format",
+    "OmcError",
+    "Policy",
+    "__version__",
+    "compress",
+    "decompress",
+    "learning",
+    "measurement",
+    "memory_report",
+    "wrap",
+]
+
+
+def __getattr__(name):
+    if name == "learning":  # On first use, so that the core works without TFF.
+        return importlib.import_module("omc.learning")
+    raise AttributeError(f"module 'omc' has no attribute {name!r}")

@@ -1,0 +1,6 @@
+"""Keras: variables stored as codes, and wrap() which puts them into a model."""
+
+from omc.keras.variable import CompressedVariable
+from omc.keras.wrapping import wrap
+
+__all__ = ["CompressedVariable", "wrap"]

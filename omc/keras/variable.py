@@ -1,0 +1,164 @@
+"""A Keras variable whose value is stored as codes and is dense only while an op uses it."""
+
+import itertools
+
+import tensorflow as tf
+from tensorflow.python.ops import resource_variable_ops
+
+_ids = itertools.count()
+
+
+class CompressedVariable(resource_variable_ops.BaseResourceVariable):
+    """A `tf.Variable` of float32 values that owns only a buffer of codes.
+
+    It is a variable to Keras, optimizers and `tf.GradientTape`: `handle` is a resource that knows
+    shape and dtype but is *never initialised*, so it takes no memory; it only gives gradients an
+    address. Values come from the buffer:
+
+        read     value = decode(buffer), with d(loss)/d(handle) = d(loss)/d(value)
+        update   buffer = codec.add(buffer, delta), under the kept transform
+
+    It refuses the implicit conversion to a tensor. TensorFlow then asks `omc.keras.dispatch`, which
+    decodes for the op at hand; `read_value()` is the explicit way.
+
+    Attributes:
+        codec: `Codec` or `PartialCodec` of the buffer.
+        buffer: tf.Variable, uint8 [nbytes]: all that is stored.
+    """
+
+    _variable_call = None  # tf.Variable's metaclass would read our arguments as its own.
+
+    def __init__(self, codec, buffer, name, trainable=True, constraint=None, seed=None):
+        """Creates the variable around a buffer.
+
+        Args:
+            codec: `Codec` or `PartialCodec`.
+            buffer: uint8 tensor, as the codec writes it.
+            name: Name without ":0".
+            trainable: Whether gradient tapes watch it.
+            constraint: As in tf.Variable.
+            seed: None to round updates to nearest, or int32 [2] for stochastic rounding.
+        """
+        in_graph = not tf.executing_eagerly() and not tf.inside_function()
+        self.codec = codec
+        length = [codec.nbytes] if hasattr(codec, "nbytes") else [None]
+        self.buffer = tf.Variable(buffer, trainable=False, shape=length, name=f"{name}/codes")
+        self._seed = seed
+        if seed is not None:
+            self._updates = tf.Variable(0, trainable=False, dtype=tf.int32, name=f"{name}/updates")
+        unique = f"omc_{next(_ids)}_{name}"
+        # Private TensorFlow, because a public tf.Variable cannot exist without its dense value.
+        handle = resource_variable_ops.eager_safe_variable_handle(
+            initial_value=tf.zeros([]),
+            shape=tf.TensorShape(codec.shape),
+            shared_name=unique if in_graph else None,
+            name=name.replace("/", "_"),
+            graph_mode=in_graph,
+        )
+        super().__init__(
+            trainable=trainable,
+            shape=tf.TensorShape(codec.shape),
+            dtype=tf.float32,
+            handle=handle,
+            constraint=constraint,
+            name=name,
+            unique_id=unique,
+            handle_name=name,
+            initial_value=None,
+            in_graph_mode=in_graph,
+        )
+
+    @property
+    def nbytes(self):
+        """Stored bytes: the length of the buffer that exists now (int; eager only)."""
+        return int(tf.size(self.buffer.read_value()))
+
+    def decode(self, after=None):
+        """Dense value without a gradient path, not computed before the tensor `after` is."""
+        with tf.control_dependencies([] if after is None else [after]):
+            buffer = self.buffer.read_value()
+        return self.codec.decode(buffer)
+
+    def watch(self):
+        """Tells tapes and functions that the variable takes part, as a read does."""
+        resource_variable_ops.variable_accessed(self)
+
+    def read_value(self):
+        """Dense value, float32; gradients reach the variable. Kept as long as its users need it."""
+
+        @tf.custom_gradient
+        def read(handle):
+            del handle  # Only the gradient's address.
+            return self.decode(), lambda upstream: upstream
+
+        self.watch()
+        return read(self.handle)
+
+    value = read_value
+
+    def _read_variable_op(self, no_copy=False):
+        return self.read_value()
+
+    def read_value_no_copy(self):
+        """As `read_value`."""
+        return self.read_value()
+
+    def numpy(self):
+        """Dense value as a numpy array (eager only)."""
+        return self.decode().numpy()
+
+    def sparse_read(self, indices, name=None):
+        """Rows of the value; what `tf.gather` and embedding lookups call."""
+        return tf.gather(self.read_value(), indices, name=name)
+
+    def gather_nd(self, indices, name=None):
+        """Slices of the value; what `tf.gather_nd` calls."""
+        return tf.gather_nd(self.read_value(), indices, name=name)
+
+    def assign(self, value, use_locking=None, name=None, read_value=True):
+        """Stores new values; the transform is kept where its range fits them."""
+        value = tf.convert_to_tensor(value, tf.float32)
+        value.shape.assert_is_compatible_with(self.shape)
+        return self._store(
+            self.codec.assign(self.buffer.read_value(), value, self._next_seed()), read_value
+        )
+
+    def assign_add(self, delta, use_locking=None, name=None, read_value=True):
+        """Adds to the stored values: decode, add and encode in one codec step."""
+        delta = tf.convert_to_tensor(delta, tf.float32)
+        delta.shape.assert_is_compatible_with(self.shape)
+        return self._store(
+            self.codec.add(self.buffer.read_value(), delta, self._next_seed()), read_value
+        )
+
+    def assign_sub(self, delta, use_locking=None, name=None, read_value=True):
+        """Subtracts from the stored values."""
+        return self.assign_add(-tf.convert_to_tensor(delta, tf.float32), read_value=read_value)
+
+    def _store(self, buffer, read_value):
+        stored = self.buffer.assign(buffer, read_value=False)
+        if tf.executing_eagerly() or tf.inside_function():
+            return self if read_value else None
+        return stored  # In a plain graph the caller has to run the op.
+
+    def _next_seed(self):
+        if self._seed is None:
+            return None
+        seed = tf.random.experimental.stateless_fold_in(
+            self._seed, self._updates.read_value(), alg="philox"
+        )
+        self._updates.assign_add(1, read_value=False)
+        return seed
+
+    def _dense_var_to_tensor(self, dtype=None, name=None, as_ref=False):
+        raise TypeError(
+            f"The compressed variable {self.name!r} has no implicit tensor. Tip: in a raw op, pass "
+            "variable.read_value()."
+        )
+
+    def __tf_tensor__(self, dtype=None, name=None):
+        return self._dense_var_to_tensor(dtype, name)
+
+    def __repr__(self):
+        fmt = getattr(self.codec, "codec", self.codec).format.name
+        return f"<omc.CompressedVariable {self.name!r} shape={tuple(self.shape)} format={fmt}>"

@@ -1,0 +1,145 @@
+"""wrap(): replaces a Keras model's variables by compressed ones, in place."""
+
+import functools
+from collections.abc import MutableMapping, MutableSequence
+
+import tensorflow as tf
+
+import omc.keras.dispatch  # noqa: F401 - registers the dispatcher
+
+from omc.errors import InputError, InputTypeError, ModelError
+from omc.keras.variable import CompressedVariable
+from omc.policies import Policy, VariableSpec
+
+_Reference = tf.__internal__.tracking.TrackableReference
+_CONTAINERS = (MutableSequence, MutableMapping, tuple, functools.partial)
+
+
+def wrap(model, policy):
+    """Stores a built Keras model's weights compressed, in place, and returns the model.
+
+    Nothing but the storage changes: `compile`, `fit`, `evaluate`, `predict`, tapes and Keras'
+    optimizers work as before. Each variable is compressed and its dense original dropped before the
+    next one's turn.
+
+    Args:
+        model: A built `tf.keras.Model`, not yet trained with an optimizer.
+        policy: `omc.Policy`, or a format's name for the default policy.
+
+    Returns:
+        `model`.
+
+    Raises:
+        InputTypeError: `model` is no Keras model, or `policy` no policy.
+        ModelError: The model is unbuilt, already wrapped, or its optimizer already has slots.
+        InputError: NaN or Inf weights, or an override that matches nothing; the model is untouched.
+    """
+    policy = Policy.of(policy)
+    _check_model(model)
+    variables = list({id(v): v for v in model.variables}.values())
+    plan = policy.plan([VariableSpec.of(variable) for variable in variables])
+    for variable, planned in zip(variables, plan):
+        if planned.codec is not None and not tf.reduce_all(tf.math.is_finite(variable)):
+            raise InputError(
+                "model",
+                "finite weights",
+                f"NaN or Inf in {planned.spec.name!r}",
+                "a diverged model cannot be compressed; wrap it before training diverges.",
+            )
+
+    for index, planned in enumerate(plan):
+        if planned.codec is None:
+            continue
+        original, variables[index] = variables[index], None
+        _replace(model, original, compressed_variable(original, planned, policy, index))
+    vars(model)["_omc_plan"] = plan  # Not by attribute: Keras would track the tuples.
+    model.train_function = model.test_function = model.predict_function = None
+    return model
+
+
+def compressed_variable(original, planned, policy, index):
+    """The compressed variable that takes an original's place.
+
+    Args:
+        original: tf.Variable, float32.
+        planned: Its `PlannedVariable`, with a codec.
+        policy: The `Policy`, for rounding and seed.
+        index: Position in the model, so that equal variables round differently.
+    """
+    return CompressedVariable(
+        planned.codec,
+        planned.codec.encode(original.read_value()),
+        name=planned.spec.name,
+        trainable=original.trainable,
+        constraint=original.constraint,
+        seed=rounding_seed(policy, index),
+    )
+
+
+def rounding_seed(policy, index):
+    """Seed (int32 [2]) of a variable's stochastic rounding; None for nearest."""
+    if policy.rounding == "nearest":
+        return None
+    return tf.constant([policy.seed % 2**31, index], tf.int32)
+
+
+def _check_model(model):
+    if not isinstance(model, tf.keras.Model):
+        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
+    if hasattr(model, "_omc_plan"):
+        raise ModelError(
+            "model", "a model that is not wrapped yet", "a wrapped one", "wrap a fresh copy."
+        )
+    if not model.built or not model.variables:
+        raise ModelError(
+            "model",
+            "a built model",
+            f"{model.name!r}, which has no variables yet",
+            "call model.build(input_shape), or the model on a batch, first.",
+        )
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and getattr(optimizer, "_built", False):
+        raise ModelError(
+            "model",
+            "a model whose optimizer has not been used yet",
+            "one whose optimizer holds slots of the dense variables",
+            "wrap first, then compile.",
+        )
+
+
+def _replace(model, original, compressed):
+    """Puts `compressed` in every place where the model's layers refer to `original`."""
+    for module in (model, *model.submodules):
+        for name, value in list(vars(module).items()):
+            replaced = _replaced(value, original, compressed)
+            if replaced is not value:
+                vars(module)[name] = replaced
+        counts = vars(module).get("_obj_reference_counts_dict")
+        if counts is not None and original in counts:
+            counts[compressed] = counts.pop(original)
+
+
+def _replaced(value, original, compressed):
+    """`value` with `original` replaced: containers in place, tuples and partials rebuilt."""
+    if value is original:
+        return compressed
+    if isinstance(value, _Reference):
+        return _Reference(value.name, compressed) if value.ref is original else value
+    if not isinstance(value, _CONTAINERS):
+        return value
+    if isinstance(value, functools.partial):
+        args = tuple(_replaced(item, original, compressed) for item in value.args)
+        if any(new is not old for new, old in zip(args, value.args)):
+            return functools.partial(value.func, *args, **value.keywords)
+        return value
+    if isinstance(value, tuple):
+        items = [_replaced(item, original, compressed) for item in value]
+        if all(new is old for new, old in zip(items, value)):
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    pairs = value.items() if isinstance(value, MutableMapping) else enumerate(value)
+    for key, item in list(pairs):
+        replaced = _replaced(item, original, compressed)
+        if replaced is not item:
+            value[key] = replaced
+    return value

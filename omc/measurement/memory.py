@@ -1,0 +1,175 @@
+"""Memory: exact stored bytes of a model, the allocator's peak, the process's peak."""
+
+import contextlib
+import dataclasses
+import re
+
+import tensorflow as tf
+
+from omc.errors import InputTypeError
+from omc.keras import CompressedVariable
+from omc.policies import VariableSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryRow:
+    """One variable of a report.
+
+    Attributes:
+        name: Variable name.
+        shape: Tuple of ints.
+        format: Name of the format its bytes are in ("FP32", or the dtype where it is another).
+        dense_bytes: Bytes of the plain variable.
+        stored_bytes: Bytes of the buffers that exist now.
+        reason: Why it is stored so.
+    """
+
+    name: str
+    shape: tuple
+    format: str
+    dense_bytes: int
+    stored_bytes: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryReport:
+    """What a model's variables take, as text (`str`), dict (`as_dict`) and picture (`plot`).
+
+    Attributes:
+        rows: Tuple of MemoryRow, one a variable.
+    """
+
+    rows: tuple
+
+    @property
+    def dense_bytes(self):
+        """Bytes of all variables in a plain model."""
+        return sum(row.dense_bytes for row in self.rows)
+
+    @property
+    def stored_bytes(self):
+        """Bytes of all buffers that exist."""
+        return sum(row.stored_bytes for row in self.rows)
+
+    @property
+    def ratio(self):
+        """stored_bytes / dense_bytes; 1 for a model without variables."""
+        return self.stored_bytes / self.dense_bytes if self.dense_bytes else 1.0
+
+    def as_dict(self):
+        """The report as plain dicts and numbers, for JSON."""
+        return {
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+            "dense_bytes": self.dense_bytes,
+            "stored_bytes": self.stored_bytes,
+            "ratio": self.ratio,
+        }
+
+    def __str__(self):
+        header = ("variable", "shape", "format", "dense bytes", "stored bytes", "why")
+        total = ("total", "", "", self.dense_bytes, self.stored_bytes, f"{self.ratio:.3f} of dense")
+        lines = [header]
+        lines += [
+            (r.name, str(r.shape), r.format, r.dense_bytes, r.stored_bytes, r.reason)
+            for r in self.rows
+        ]
+        lines.append(total)
+        cells = [[f"{c:,}" if isinstance(c, int) else c for c in line] for line in lines]
+        widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+        text = [
+            "  ".join(
+                cell.rjust(width) if column in (3, 4) else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(line, widths))
+            ).rstrip()
+            for line in cells
+        ]
+        rule = "-" * max(map(len, text))
+        return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
+
+    def plot(self, path, most=30):
+        """Draws dense and stored bytes of the largest variables as bars.
+
+        Args:
+            path: File to write, .png or .svg.
+            most: Variables to show, the largest first.
+        """
+        from omc.measurement import plots  # matplotlib only where a picture is wanted
+
+        plots.memory_bars(self, path, most)
+
+
+def memory_report(model):
+    """Report of what a model's variables take, one row a variable.
+
+    Args:
+        model: A `tf.keras.Model`, wrapped or not.
+
+    Returns:
+        `MemoryReport`.
+
+    Raises:
+        InputTypeError: `model` is no Keras model.
+    """
+    if not isinstance(model, tf.keras.Model):
+        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
+    plan = vars(model).get("_omc_plan")
+    variables = list({id(v): v for v in model.variables}.values())
+    reasons = [p.reason for p in plan] if plan else ["not wrapped"] * len(variables)
+    return MemoryReport(tuple(_row(v, reason) for v, reason in zip(variables, reasons)))
+
+
+def _row(variable, reason):
+    spec = VariableSpec.of(variable)
+    if isinstance(variable, CompressedVariable):
+        fmt, stored = variable.codec.format.name, variable.nbytes
+    else:
+        fmt = "FP32" if spec.dtype == tf.float32 else spec.dtype.name
+        stored = variable.read_value().numpy().nbytes
+    return MemoryRow(spec.name, spec.shape, fmt, spec.dense_bytes, stored, reason)
+
+
+class Peak:
+    """Peaks seen inside `measure_peak`; bytes.
+
+    Attributes:
+        allocator_bytes: Peak of TensorFlow's CPU allocator, above its level at entry.
+        allocator_total_bytes: The same peak, with what was allocated at entry.
+        process_bytes: Peak resident memory of the whole process (VmHWM), 0 where /proc is absent.
+    """
+
+    allocator_bytes = 0
+    allocator_total_bytes = 0
+    process_bytes = 0
+
+
+@contextlib.contextmanager
+def measure_peak():
+    """Context in which memory peaks are measured; read them from the `Peak` after it ends.
+
+    The allocator's figure is TensorFlow's own (CPU:0). The process figure resets the kernel's
+    high-water mark first, where /proc allows it.
+    """
+    peak = Peak()
+    _reset_process_peak()
+    tf.config.experimental.reset_memory_stats("CPU:0")
+    before = tf.config.experimental.get_memory_info("CPU:0")["current"]
+    yield peak
+    peak.allocator_total_bytes = tf.config.experimental.get_memory_info("CPU:0")["peak"]
+    peak.allocator_bytes = peak.allocator_total_bytes - before
+    peak.process_bytes = process_peak_bytes()
+
+
+def process_peak_bytes(pid="self"):
+    """Peak resident memory of a process, in bytes (VmHWM); 0 where /proc does not tell."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii") as status:
+            found = re.search(r"VmHWM:\s+(\d+) kB", status.read())
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
+
+
+def _reset_process_peak():
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as refs:
+        refs.write("5")

@@ -1,0 +1,236 @@
+"""Policies: which variable is stored in which format, and why.
+
+Three rules of OMC (arXiv 2205.03494) decide: only weight matrices are quantized, only a random
+fraction of them (partial quantization, by whole variable, another subset for each client and round),
+and what the user overrides by name.
+"""
+
+import dataclasses
+import fnmatch
+import numbers
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from omc.compressed import Codec
+from omc.errors import InputError, InputTypeError
+from omc.formats import FP32, Format
+
+_NOT_MATRICES = ("bias", "beta", "gamma")
+_ROUNDINGS = ("nearest", "stochastic")
+
+
+class VariableSpec(NamedTuple):
+    """What a policy looks at in a variable.
+
+    Attributes:
+        name: Name without ":0", for example "dense/kernel".
+        shape: Tuple of ints.
+        dtype: tf.DType.
+        trainable: Whether gradients update it.
+    """
+
+    name: str
+    shape: tuple
+    dtype: tf.DType
+    trainable: bool
+
+    @classmethod
+    def of(cls, variable):
+        """Spec of a tf.Variable."""
+        name = variable.name.split(":")[0]
+        return cls(name, tuple(variable.shape), variable.dtype, bool(variable.trainable))
+
+    @property
+    def dense_bytes(self):
+        """Bytes of the dense variable."""
+        return int(tf.TensorShape(self.shape).num_elements()) * self.dtype.size
+
+
+class PlannedVariable(NamedTuple):
+    """One line of a plan.
+
+    Attributes:
+        spec: The variable.
+        format: Format it is stored in; FP32 stands for "left as it is".
+        reason: Why, in a few words.
+        partial: Whether partial quantization may leave it in FP32 for some client and round.
+    """
+
+    spec: VariableSpec
+    format: Format
+    reason: str
+    partial: bool = False
+
+    @property
+    def codec(self):
+        """Codec of the variable, or None where it is left as it is."""
+        return None if self.format.is_fp32 else Codec(self.format, self.spec.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """How a model's variables are stored.
+
+    Attributes:
+        format: Format (or name) of quantized variables.
+        weight_matrices_only: Quantize only variables of rank 2 and more that are no bias, gamma or
+            beta; otherwise every trainable float32 variable.
+        fraction: Share of the eligible variables that is quantized, 0 .. 1. Which ones is drawn
+            from (seed, round, client); `fraction * n` is rounded up or down at random so that its
+            mean is exact (ours).
+        seed: Seed of that draw and of stochastic rounding.
+        overrides: Glob pattern of variable names -> Format or name; the first match wins, "FP32"
+            keeps a variable as it is. Overridden variables take no part in the draw.
+        rounding: "nearest" or "stochastic": how an updated weight is rounded during training.
+
+    Raises:
+        FormatError: Unknown format.
+        InputError: `fraction` outside 0..1, unknown `rounding`.
+        InputTypeError: An argument of the wrong type.
+    """
+
+    format: Format
+    weight_matrices_only: bool = True
+    fraction: float = 1.0
+    seed: int = 0
+    overrides: Mapping = dataclasses.field(default_factory=dict)
+    rounding: str = "nearest"
+
+    def __post_init__(self):
+        if isinstance(self.fraction, bool) or not isinstance(self.fraction, numbers.Real):
+            raise InputTypeError("fraction", "a number from 0 to 1", self.fraction)
+        if not 0 <= self.fraction <= 1:
+            raise InputError("fraction", "a number from 0 to 1", self.fraction)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, numbers.Integral):
+            raise InputTypeError("seed", "an integer", self.seed)
+        if not isinstance(self.overrides, Mapping):
+            raise InputTypeError("overrides", "a dict of glob pattern -> format", self.overrides)
+        if self.rounding not in _ROUNDINGS:
+            raise InputError("rounding", f"one of {_ROUNDINGS}", self.rounding)
+        parsed = {pattern: Format.parse(fmt) for pattern, fmt in self.overrides.items()}
+        object.__setattr__(self, "format", Format.parse(self.format))
+        object.__setattr__(self, "overrides", parsed)
+
+    @classmethod
+    def of(cls, policy):
+        """The policy itself, or the default policy of a format's name.
+
+        Raises:
+            InputTypeError: `policy` is neither.
+        """
+        if isinstance(policy, cls):
+            return policy
+        if isinstance(policy, (str, Format)):
+            return cls(policy)
+        raise InputTypeError("policy", "an omc.Policy or a format's name", type(policy).__name__)
+
+    def candidates(self, specs):
+        """Plan before the draw of partial quantization.
+
+        Args:
+            specs: Sequence of VariableSpec.
+
+        Returns:
+            Tuple of PlannedVariable, in the order of `specs`.
+
+        Raises:
+            InputError: An override matches no variable, or one that is not float32.
+        """
+        names = [spec.name for spec in specs]
+        for pattern in self.overrides:
+            if not fnmatch.filter(names, pattern):
+                raise InputError(
+                    "overrides",
+                    "patterns that match a variable",
+                    f"{pattern!r}, which matches none of {_shortened(names)}",
+                    "patterns match whole names, as in '*/kernel'.",
+                )
+        return tuple(self._candidate(spec) for spec in specs)
+
+    def plan(self, specs, round=0, client=0):
+        """Plan of one client in one round.
+
+        Args:
+            specs: Sequence of VariableSpec.
+            round: Round number, int.
+            client: Client id, int.
+
+        Returns:
+            Tuple of PlannedVariable, in the order of `specs`.
+        """
+        candidates = self.candidates(specs)
+        count = sum(planned.partial for planned in candidates)
+        drawn = iter(quantized_mask(count, self.fraction, self.seed, round, client).numpy())
+        return tuple(
+            planned._replace(format=FP32, reason="left out by partial quantization")
+            if planned.partial and not next(drawn)
+            else planned
+            for planned in candidates
+        )
+
+    def _candidate(self, spec):
+        for pattern, fmt in self.overrides.items():
+            if fnmatch.fnmatchcase(spec.name, pattern):
+                if spec.dtype != tf.float32 and not fmt.is_fp32:
+                    raise InputError(
+                        "overrides",
+                        "float32 variables",
+                        f"{pattern!r}, which matches {spec.name!r} of {spec.dtype.name}",
+                    )
+                return PlannedVariable(spec, fmt, f"override {pattern!r}")
+        if self.format.is_fp32:
+            return PlannedVariable(spec, FP32, "policy format is FP32")
+        if spec.dtype != tf.float32:
+            return PlannedVariable(spec, FP32, f"{spec.dtype.name}, not float32")
+        if self.weight_matrices_only and not _is_matrix(spec):
+            return PlannedVariable(spec, FP32, "not a weight matrix")
+        if not self.weight_matrices_only and not spec.trainable and not _is_matrix(spec):
+            return PlannedVariable(spec, FP32, "not trainable")
+        planned = PlannedVariable(spec, self.format, "quantized", partial=True)
+        if planned.codec.nbytes >= spec.dense_bytes:
+            return PlannedVariable(spec, FP32, "too small to gain")
+        return planned
+
+
+def quantized_mask(count, fraction, seed, round, client):
+    """Which of `count` eligible variables one client quantizes in one round.
+
+    The same in a graph and outside: a random order from (seed, round, client), of which the first
+    floor(fraction * count + U) are quantized, U uniform in [0, 1) from the same seed.
+
+    Args:
+        count: Eligible variables, int.
+        fraction: 0 .. 1, float.
+        seed, round, client: ints or integer tensors.
+
+    Returns:
+        bool tensor [count].
+    """
+    words = tf.stack([_int32(seed), _int32(round)])
+    words = tf.random.experimental.stateless_fold_in(words, _int32(client), alg="philox")
+    draws = tf.random.stateless_uniform([count + 1], words, alg="philox")
+    # Rounded first: 0.7 * 10 is a hair above 7, and must not sometimes give 8.
+    chosen = tf.cast(tf.floor(tf.constant(_snapped(fraction * count)) + draws[count]), tf.int32)
+    position = tf.argsort(tf.argsort(draws[:count]))
+    return position < chosen
+
+
+def _snapped(value):
+    return float(round(value)) if abs(value - round(value)) < 1e-6 else float(value)
+
+
+def _int32(value):
+    if isinstance(value, numbers.Integral):
+        value = (int(value) + 2**31) % 2**32 - 2**31
+    return tf.cast(value, tf.int32)
+
+
+def _is_matrix(spec):
+    return len(spec.shape) >= 2 and spec.name.rsplit("/", 1)[-1] not in _NOT_MATRICES
+
+
+def _shortened(names, most=8):
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
