@@ -68,8 +68,8 @@ class Codec:
         """Dense float32 tensor of `shape`: scale * u' + offset for every code."""
         return _compiled(self, "_decode")(buffer)
 
-    def add(self, buffer, delta, seed=None):
-        """Buffer after `values += delta`, under the kept transform.
+    def add(self, buffer, delta, seed=None, sign=1.0):
+        """Buffer after `values += sign * delta`, under the kept transform.
 
         The sum is formed in the format's own units, u' + delta/scale, so a delta of 0 gives back
         the very same code. Only when a sum leaves the range does the scale grow. Elements of delta
@@ -79,12 +79,14 @@ class Codec:
             buffer: uint8 [nbytes].
             delta: float32 tensor of `shape`.
             seed: As in `encode`.
+            sign: 1.0 or -1.0; saves the caller a negated copy of delta.
         """
+        sign = tf.constant(sign)
         if self.format.is_fp32:
-            return _to_bytes(_from_bytes(buffer) + tf.reshape(delta, [self.count]))
+            return _to_bytes(_from_bytes(buffer) + tf.reshape(delta, [self.count]) * sign)
         # Two passes over the codes, so that the sums are never stored: only their maximum is.
-        factor = _compiled(self, "_growth")(buffer, delta) if self.transform else None
-        return _compiled(self, "_moved")(buffer, delta, factor, seed)
+        factor = _compiled(self, "_growth")(buffer, delta, sign) if self.transform else None
+        return _compiled(self, "_moved")(buffer, delta, sign, factor, seed)
 
     def assign(self, buffer, values, seed=None):
         """Buffer of new dense values; the transform is kept while its range fits them.
@@ -132,21 +134,22 @@ class Codec:
             values = values * scale + offset
         return tf.reshape(values, self.shape)
 
-    def _growth(self, buffer, delta):
-        return transforms.growth(self._sum(buffer, delta), self.transform_of(buffer)[0], self.format)
+    def _growth(self, buffer, delta, sign):
+        scale, _ = self.transform_of(buffer)
+        return transforms.growth(self._sum(buffer, delta, sign), scale, self.format)
 
-    def _moved(self, buffer, delta, factor, seed):
-        units = self._sum(buffer, delta)
+    def _moved(self, buffer, delta, sign, factor, seed):
+        units = self._sum(buffer, delta, sign)
         scale, offset = self.transform_of(buffer)
         if factor is not None:
             units, scale = units * (1.0 / factor), scale * factor
         return self._join(self._round(units, seed), scale, offset)
 
-    def _sum(self, buffer, delta):
-        """u' + delta/scale, flat."""
+    def _sum(self, buffer, delta, sign):
+        """u' + sign * delta / scale, flat."""
         units = transforms.values_of_codes(self._flat_codes(buffer), self.format)
         scale, _ = self.transform_of(buffer)
-        return units + _finite(tf.reshape(delta, [self.count]) * (1.0 / scale))
+        return units + _finite(tf.reshape(delta, [self.count]) * (sign / scale))
 
     def _flat_codes(self, buffer):
         columns = packing.padded_count(self.count) // packing.ROWS
@@ -202,9 +205,9 @@ class PartialCodec:
         """As `Codec.decode`."""
         return self._either(buffer, lambda codec: codec.decode(buffer))
 
-    def add(self, buffer, delta, seed=None):
+    def add(self, buffer, delta, seed=None, sign=1.0):
         """As `Codec.add`."""
-        return self._either(buffer, lambda codec: codec.add(buffer, delta, seed))
+        return self._either(buffer, lambda codec: codec.add(buffer, delta, seed, sign))
 
     def assign(self, buffer, values, seed=None):
         """As `Codec.assign`."""

@@ -30,7 +30,8 @@ def _linear(forward, input_gradient, kernel_gradient):
             del handle
 
             def gradient(upstream):
-                dx = input_gradient(upstream, variable.decode(after=upstream), x)
+                w = variable.decode(after=upstream, backward=True)
+                dx = input_gradient(upstream, w, x)
                 with tf.control_dependencies([dx]):  # The dense kernel is gone before dw comes.
                     return dx, kernel_gradient(upstream, x)
 

@@ -5,6 +5,8 @@ import itertools
 import tensorflow as tf
 from tensorflow.python.ops import resource_variable_ops
 
+from omc.keras import schedule
+
 _ids = itertools.count()
 
 
@@ -73,10 +75,17 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         """Stored bytes: the length of the buffer that exists now (int; eager only)."""
         return int(tf.size(self.buffer.read_value()))
 
-    def decode(self, after=None):
-        """Dense value without a gradient path, not computed before the tensor `after` is."""
+    def decode(self, after=None, backward=False):
+        """Dense value without a gradient path.
+
+        Args:
+            after: Tensor that has to be computed first, or None.
+            backward: Whether it is a layer's backward pass that decodes (see `omc.keras.schedule`).
+        """
         with tf.control_dependencies([] if after is None else [after]):
             buffer = self.buffer.read_value()
+        if backward:
+            schedule.backward_read(self, buffer)
         return self.codec.decode(buffer)
 
     def watch(self):
@@ -125,19 +134,25 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
 
     def assign_add(self, delta, use_locking=None, name=None, read_value=True):
         """Adds to the stored values: decode, add and encode in one codec step."""
-        delta = tf.convert_to_tensor(delta, tf.float32)
-        delta.shape.assert_is_compatible_with(self.shape)
-        return self._store(
-            self.codec.add(self.buffer.read_value(), delta, self._next_seed()), read_value
-        )
+        return self._move(delta, 1.0, read_value)
 
     def assign_sub(self, delta, use_locking=None, name=None, read_value=True):
         """Subtracts from the stored values."""
-        return self.assign_add(-tf.convert_to_tensor(delta, tf.float32), read_value=read_value)
+        return self._move(delta, -1.0, read_value)
+
+    def _move(self, delta, sign, read_value):
+        delta = tf.convert_to_tensor(delta, tf.float32)
+        delta.shape.assert_is_compatible_with(self.shape)
+        with tf.control_dependencies([delta]):
+            buffer = self.buffer.read_value()
+        return self._store(self.codec.add(buffer, delta, self._next_seed(), sign), read_value)
 
     def _store(self, buffer, read_value):
         stored = self.buffer.assign(buffer, read_value=False)
-        if tf.executing_eagerly() or tf.inside_function():
+        if tf.executing_eagerly():
+            return self if read_value else None
+        schedule.updated(self, stored)
+        if tf.inside_function():
             return self if read_value else None
         return stored  # In a plain graph the caller has to run the op.
 

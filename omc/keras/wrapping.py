@@ -8,6 +8,7 @@ import tensorflow as tf
 import omc.keras.dispatch  # noqa: F401 - registers the dispatcher
 
 from omc.errors import InputError, InputTypeError, ModelError
+from omc.keras.optimizers import drop_useless_slots
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
 
@@ -51,8 +52,12 @@ def wrap(model, policy):
         if planned.codec is None:
             continue
         original, variables[index] = variables[index], None
-        _replace(model, original, compressed_variable(original, planned, policy, index))
+        variables[index] = compressed_variable(original, planned, policy, index)
+        _replace(model, original, variables[index])
+        del original
+    _settle([v for v in variables if isinstance(v, CompressedVariable)])
     vars(model)["_omc_plan"] = plan  # Not by attribute: Keras would track the tuples.
+    vars(model)["compile"] = functools.partial(_compile, model)
     model.train_function = model.test_function = model.predict_function = None
     return model
 
@@ -68,12 +73,29 @@ def compressed_variable(original, planned, policy, index):
     """
     return CompressedVariable(
         planned.codec,
-        planned.codec.encode(original.read_value()),
+        planned.codec.encode(original.read_value()).numpy(),
         name=planned.spec.name,
         trainable=original.trainable,
         constraint=original.constraint,
         seed=rounding_seed(policy, index),
     )
+
+
+def _settle(variables):
+    """Moves the buffers from host memory into TensorFlow's, now that the dense originals are gone.
+
+    Codes written between dense neighbours would sit in chunks up to twice their size: the allocator
+    splits a free chunk only when it is at least double the request. In the free space that the
+    originals leave together, the buffers lie side by side.
+    """
+    for variable in variables:
+        variable.buffer.assign(tf.raw_ops.DeepCopy(x=variable.buffer.read_value()))
+
+
+def _compile(model, *args, **kwargs):
+    """`model.compile`, after which an optimizer keeps no slots that it does not need."""
+    type(model).compile(model, *args, **kwargs)
+    drop_useless_slots(model.optimizer)
 
 
 def rounding_seed(policy, index):

@@ -1,0 +1,58 @@
+"""Orders a training step's graph, so that few layers are dense at any instant.
+
+In a graph everything that is ready runs: the backward pass would race ahead of the updates and pile
+up dense weight gradients. Here each layer's backward decode waits for the update of the layer before
+it in backward order. Only graphs are ordered; eager steps run in program order anyway.
+"""
+
+import weakref
+
+import tensorflow as tf
+
+_backward_reads = weakref.WeakKeyDictionary()  # graph -> [(variable, op of its backward read)]
+
+
+def backward_read(variable, buffer):
+    """Records that a layer's backward pass reads a buffer; called in backward order.
+
+    Args:
+        variable: The `CompressedVariable`.
+        buffer: Tensor, the buffer as read.
+    """
+    if not tf.executing_eagerly():
+        _backward_reads.setdefault(buffer.graph, []).append((variable, buffer.op))
+
+
+def updated(variable, store):
+    """Lets the next layer's backward pass wait for this variable's update.
+
+    Nothing is ordered where the update itself needs that pass, as with a clipped global norm or a
+    layer used twice.
+
+    Args:
+        variable: The `CompressedVariable`.
+        store: Operation that stores its new buffer.
+    """
+    if tf.executing_eagerly():
+        return
+    reads = _backward_reads.get(store.graph, [])
+    mine = [index for index, (owner, _) in enumerate(reads) if owner is variable]
+    if not mine or mine[-1] + 1 == len(reads):
+        return
+    following = reads[mine[-1] + 1][1]
+    if not _depends(store, following):
+        following._add_control_input(store)  # Private, and what TensorFlow's own ordering uses.
+
+
+def _depends(operation, other):
+    """Whether `operation` can only run after `other`."""
+    seen, stack = {operation}, [operation]
+    while stack:
+        current = stack.pop()
+        if current is other:
+            return True
+        for parent in [tensor.op for tensor in current.inputs] + list(current.control_inputs):
+            if parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    return False
