@@ -58,7 +58,7 @@ class Codec:
             seed: int32 [2] for stochastic rounding, None for round-to-nearest-even.
         """
         if self.format.is_fp32:
-            return _to_bytes(values)
+            return to_bytes(values)
         values = _finite(tf.reshape(values, [self.count]))
         if not self.transform:
             return self._join(self._round(values, seed))
@@ -83,7 +83,7 @@ class Codec:
         """
         sign = tf.constant(sign)
         if self.format.is_fp32:
-            return _to_bytes(_from_bytes(buffer) + tf.reshape(delta, [self.count]) * sign)
+            return to_bytes(from_bytes(buffer) + tf.reshape(delta, [self.count]) * sign)
         # Two passes over the codes, so that the sums are never stored: only their maximum is.
         factor = _compiled(self, "_growth")(buffer, delta, sign) if self.transform else None
         return _compiled(self, "_moved")(buffer, delta, sign, factor, seed)
@@ -127,7 +127,7 @@ class Codec:
 
     def _decode(self, buffer):
         if self.format.is_fp32:
-            return tf.reshape(_from_bytes(buffer), self.shape)
+            return tf.reshape(from_bytes(buffer), self.shape)
         values = transforms.values_of_codes(self._flat_codes(buffer), self.format)
         if self.transform:
             scale, offset = self.transform_of(buffer)
@@ -162,7 +162,7 @@ class Codec:
             codes = tf.pad(codes, [[0, padded - self.count]])
         parts = packing.pack(tf.reshape(codes, [packing.ROWS, -1]), self.format.bits)
         if self.transform:
-            parts.append(_to_bytes(tf.stack([scale, offset])))
+            parts.append(to_bytes(tf.stack([scale, offset])))
         return tf.concat(parts, axis=0)
 
     def _round(self, units, seed):
@@ -213,10 +213,6 @@ class PartialCodec:
         """As `Codec.assign`."""
         return self._either(buffer, lambda codec: codec.assign(buffer, values, seed))
 
-    def raw(self, values):
-        """Raw FP32 buffer of dense values."""
-        return _to_bytes(values)
-
     def _either(self, buffer, method):
         raw = Codec(FP32, self.codec.shape, transform=False)
         quantized = tf.equal(tf.size(buffer), self.codec.nbytes)
@@ -235,11 +231,13 @@ def _compiled(codec, method):
     return tf.function(function, jit_compile=True, autograph=False)
 
 
-def _to_bytes(values):
+def to_bytes(values):
+    """Raw little-endian bytes of a tensor, uint8, flat: an FP32 buffer."""
     return tf.reshape(tf.bitcast(values, tf.uint8), [-1])
 
 
-def _from_bytes(buffer):
+def from_bytes(buffer):
+    """float32, flat, of raw bytes; the inverse of `to_bytes`."""
     return tf.bitcast(tf.reshape(buffer, [-1, 4]), tf.float32)
 
 

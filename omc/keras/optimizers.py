@@ -5,22 +5,30 @@ import types
 import tensorflow as tf
 
 
-def drop_useless_slots(optimizer):
-    """Makes a Keras SGD without momentum keep no momentum slots; other optimizers are untouched.
+def slim(optimizer):
+    """Lets a Keras optimizer update one weight after the other, without dense copies it can spare.
 
-    Keras 2.14 gives every SGD one dense float32 slot a weight, also when momentum is 0. That slot
-    alone would be larger than the compressed model. The update is the same: w <- w - lr * g.
+    Two things of Keras 2.14 would hold dense float32 memory larger than the compressed model:
+
+    - the sum of gradients over replicas joins all weight gradients in one op, so that no update can
+      start before the last gradient is there; with one replica it does nothing else, and is left out;
+    - SGD keeps a momentum slot for every weight also when momentum is 0; it is left out, with the
+      same update w <- w - lr * g.
 
     Args:
-        optimizer: A Keras optimizer that has not been used yet, changed in place.
+        optimizer: A Keras optimizer that has not been used yet, changed in place. Others than
+            Keras' own (`tf.keras.optimizers.Optimizer`) are untouched.
 
     Returns:
         `optimizer`.
     """
-    if type(optimizer) is tf.keras.optimizers.SGD and not optimizer.momentum:
-        if not getattr(optimizer, "_built", False):
-            optimizer.build = types.MethodType(_build_without_slots, optimizer)
-            optimizer.update_step = types.MethodType(_plain_update, optimizer)
+    if not isinstance(optimizer, tf.keras.optimizers.Optimizer) or tf.distribute.has_strategy():
+        return optimizer
+    optimizer.aggregate_gradients = lambda grads_and_vars: grads_and_vars
+    unused = not getattr(optimizer, "_built", False)
+    if type(optimizer) is tf.keras.optimizers.SGD and not optimizer.momentum and unused:
+        optimizer.build = types.MethodType(_build_without_slots, optimizer)
+        optimizer.update_step = types.MethodType(_plain_update, optimizer)
     return optimizer
 
 

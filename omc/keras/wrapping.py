@@ -8,7 +8,7 @@ import tensorflow as tf
 import omc.keras.dispatch  # noqa: F401 - registers the dispatcher
 
 from omc.errors import InputError, InputTypeError, ModelError
-from omc.keras.optimizers import drop_useless_slots
+from omc.keras.optimizers import slim
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
 
@@ -93,9 +93,9 @@ def _settle(variables):
 
 
 def _compile(model, *args, **kwargs):
-    """`model.compile`, after which an optimizer keeps no slots that it does not need."""
+    """`model.compile`, after which the optimizer spares what dense memory it can."""
     type(model).compile(model, *args, **kwargs)
-    drop_useless_slots(model.optimizer)
+    slim(model.optimizer)
 
 
 def rounding_seed(policy, index):

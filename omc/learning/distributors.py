@@ -1,0 +1,118 @@
+"""Downlink: the server packs its master, and each client receives its own payload."""
+
+import collections
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from omc.compressed import PartialCodec, to_bytes
+from omc.learning import models
+
+MAX_CLIENT = 2**31 - 1
+"""Largest client id, exclusive; ids are int32 and not negative."""
+
+
+def build_client_ids(data_type):
+    """Computation from a client's dataset to its id (int32): a fingerprint of its first batch.
+
+    Ours: a `LearningProcess` knows no client names, and partial quantization needs something that
+    tells clients apart and is the same in every run. Clients with equal data share an id; a dataset
+    that shuffles anew each time has no fixed one.
+
+    Args:
+        data_type: tff.SequenceType of a client's data.
+    """
+
+    @tff.tensorflow.computation(data_type)
+    def client_id(dataset):
+        def fingerprint(_, batch):
+            parts = [tf.io.serialize_tensor(tensor) for tensor in tf.nest.flatten(batch)]
+            return tf.strings.to_hash_bucket_fast(tf.strings.join(parts), MAX_CLIENT)
+
+        first = dataset.take(1).reduce(tf.constant(0, tf.int64), fingerprint)
+        return tf.cast(first, tf.int32)
+
+    return client_id
+
+
+def build_distributor(plan):
+    """Builds the downlink of packed codes.
+
+    The server quantizes every candidate once a round. A client then selects, by its id, the payload
+    that holds codes for the variables it quantizes this round and raw float32 for the others.
+
+    Args:
+        plan: `ModelPlan`.
+
+    Returns:
+        (initialize, next): `initialize()` gives the round number; `next(state, weights@SERVER,
+        client_ids@CLIENTS)` a `MeasuredProcessOutput` of the next state, one payload a client, and
+        the relative squared error of the packed weights, ||Q(w) - w||^2 / ||w||^2.
+    """
+    weights_type = models.weights_type(plan)
+    codecs = [planned.codec for planned in plan.planned]
+
+    @tff.tensorflow.computation(np.int32, weights_type)
+    def pack(round_number, weights):
+        values = [*weights.trainable, *weights.non_trainable]
+        packed, raw, error, energy = [], [], 0.0, 0.0
+        for codec, value in zip(codecs, values):
+            if codec is None:
+                packed.append(value)
+                raw.append(tf.zeros([0], tf.uint8))
+                continue
+            packed.append(codec.encode(value))
+            raw.append(to_bytes(value))
+            error += tf.reduce_sum(tf.square(codec.decode(packed[-1]) - value))
+            energy += tf.reduce_sum(tf.square(value))
+        server_value = collections.OrderedDict(
+            packed=models.payload(packed), raw=models.payload(raw), round=round_number
+        )
+        return server_value, tf.math.divide_no_nan(error, energy)
+
+    @tff.tensorflow.computation(pack.type_signature.result[0], np.int32)
+    def select(server_value, client):
+        mask = plan.mask(server_value["round"], client)
+        chosen = []
+        for key, codec, quantized in zip(server_value["packed"], plan.codecs, mask):
+            value = server_value["packed"][key]
+            if isinstance(codec, PartialCodec):
+                raw = server_value["raw"][key]
+                value = tf.cond(quantized, lambda p=value: p, lambda r=raw: r)
+            chosen.append(value)
+        return models.payload(chosen)
+
+    @tff.tensorflow.computation(np.int32)
+    def keys(client):
+        return tf.reshape(client, [1])
+
+    @tff.tensorflow.computation(np.int32)
+    def increment(round_number):
+        return round_number + 1
+
+    @tff.federated_computation()
+    def initialize():
+        return tff.federated_value(0, tff.SERVER)
+
+    @tff.federated_computation(
+        initialize.type_signature.result,
+        tff.FederatedType(weights_type, tff.SERVER),
+        tff.FederatedType(np.int32, tff.CLIENTS),
+    )
+    def next_fn(round_number, weights, client_ids):
+        packed = tff.federated_map(pack, (round_number, weights))
+        payloads = tff.federated_select(
+            tff.federated_map(keys, client_ids),
+            tff.federated_value(MAX_CLIENT, tff.SERVER),
+            packed[0],
+            select,
+        )
+        measurements = tff.federated_zip(
+            collections.OrderedDict(distortion=packed[1], round=round_number)
+        )
+        return tff.templates.MeasuredProcessOutput(
+            tff.federated_map(increment, round_number), payloads, measurements
+        )
+
+    return initialize, next_fn

@@ -1,0 +1,161 @@
+"""What the processes know of a model: its variables, their plan, and how to build it on codes."""
+
+import collections
+import dataclasses
+import functools
+import itertools
+
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from omc.compressed import PartialCodec
+from omc.errors import InputTypeError
+from omc.keras import CompressedVariable
+from omc.keras.wrapping import rounding_seed
+from omc.policies import Policy, VariableSpec, quantized_mask
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelPlan:
+    """A model's variables and how a policy treats them in federated training.
+
+    Attributes:
+        model_fn: No-arg function that returns a `tff.learning.models.VariableModel`.
+        policy: The `Policy`.
+        planned: Tuple of PlannedVariable, trainable variables first, then the others.
+        num_trainable: How many of them are trainable.
+        creation: For each variable, its rank in the order in which `model_fn` creates variables.
+    """
+
+    model_fn: collections.abc.Callable
+    policy: Policy
+    planned: tuple
+    num_trainable: int
+    creation: tuple
+
+    @classmethod
+    def of(cls, model_fn, policy):
+        """Builds the model once in a scratch graph and plans its variables.
+
+        Raises:
+            InputTypeError: `model_fn` is not callable or returns no VariableModel.
+            InputError: An override of the policy matches nothing.
+        """
+        if not callable(model_fn):
+            raise InputTypeError("model_fn", "a no-arg function", type(model_fn).__name__)
+        created = []
+
+        def record(next_creator, **kwargs):
+            created.append(next_creator(**kwargs))
+            return created[-1]
+
+        with tf.Graph().as_default(), tf.variable_creator_scope(record):
+            model = model_fn()
+        if not isinstance(model, tff.learning.models.VariableModel):
+            raise InputTypeError(
+                "model_fn",
+                "a function that returns a tff.learning.models.VariableModel",
+                f"one that returns a {type(model).__name__}",
+                "wrap the Keras model with tff.learning.models.from_keras_model.",
+            )
+        variables = [*model.trainable_variables, *model.non_trainable_variables]
+        ranks = {id(variable): rank for rank, variable in enumerate(created)}
+        return cls(
+            model_fn=model_fn,
+            policy=Policy.of(policy),
+            planned=Policy.of(policy).candidates([VariableSpec.of(v) for v in variables]),
+            num_trainable=len(model.trainable_variables),
+            creation=tuple(ranks[id(variable)] for variable in variables),
+        )
+
+    @functools.cached_property
+    def codecs(self):
+        """For each variable its codec, or None where it always travels as float32.
+
+        With partial quantization it is a `PartialCodec`: the buffer's length tells.
+        """
+        draws = self.policy.fraction < 1
+        return tuple(
+            PartialCodec(planned.codec) if planned.partial and draws else planned.codec
+            for planned in self.planned
+        )
+
+    def mask(self, round_number, client):
+        """For each variable, whether this client quantizes it in this round; list of bool tensors.
+
+        Args:
+            round_number, client: int32 scalars.
+        """
+        count = sum(planned.partial for planned in self.planned)
+        drawn = quantized_mask(count, self.policy.fraction, self.policy.seed, round_number, client)
+        drawn = iter(tf.unstack(drawn))
+        return [
+            next(drawn) if planned.partial else tf.constant(planned.codec is not None)
+            for planned in self.planned
+        ]
+
+    def build(self, payload):
+        """Builds the model with its weights on received payloads; nothing dense is ever made.
+
+        Args:
+            payload: List of tensors, one a variable: a codec's buffer, or the float value.
+
+        Returns:
+            The model of `model_fn`, with `CompressedVariable`s where the plan has codecs.
+        """
+        # Made before the scope, for their buffers are variables that it would count.
+        compressed = {
+            rank: CompressedVariable(
+                codec,
+                payload[position],
+                name=self.planned[position].spec.name,
+                trainable=self.planned[position].spec.trainable,
+                seed=rounding_seed(self.policy, position),
+            )
+            for position, (rank, codec) in enumerate(zip(self.creation, self.codecs))
+            if codec is not None
+        }
+        created = itertools.count()
+
+        def create(next_creator, **kwargs):
+            variable = compressed.get(next(created))
+            return next_creator(**kwargs) if variable is None else variable
+
+        with tf.variable_creator_scope(create):
+            model = self.model_fn()
+        _inline(model)
+        return model
+
+    def variables(self, model):
+        """Variables of a built model, in the plan's order."""
+        return [*model.trainable_variables, *model.non_trainable_variables]
+
+
+def _inline(model):
+    # Forward and backward have to be in one graph to be ordered (omc.keras.schedule).
+    for name in ("predict_on_batch", "forward_pass"):
+        function = getattr(model, name)
+        if hasattr(function, "python_function"):
+            setattr(model, name, function.python_function)
+
+
+def payload(tensors):
+    """One side's payload: the tensors under names in alphabetical order, as TFF wants them."""
+    return collections.OrderedDict((f"v{i:05d}", tensor) for i, tensor in enumerate(tensors))
+
+
+def weights_type(plan):
+    """TFF type of the server's float32 master: ModelWeights of the model."""
+    specs = [planned.spec for planned in plan.planned]
+    types = [tff.TensorType(spec.dtype.as_numpy_dtype, spec.shape) for spec in specs]
+    return tff.to_type(
+        tff.learning.models.ModelWeights(
+            trainable=types[: plan.num_trainable], non_trainable=types[plan.num_trainable :]
+        )
+    )
+
+
+def serialized_nbytes(tensors):
+    """Bytes (int64) of tensors as they are serialized for the wire, one TensorProto each."""
+    sizes = [tf.strings.length(tf.io.serialize_tensor(tensor)) for tensor in tensors]
+    return tf.cast(tf.add_n(sizes), tf.int64) if sizes else tf.constant(0, tf.int64)
