@@ -1,0 +1,38 @@
+# Everything runs in .venv, which `setup` makes and the other targets keep up to date.
+# PYTHON=/path/to/python chooses the interpreter, ARGS="..." adds arguments to the command.
+
+VENV_PYTHON := .venv/bin/python
+UV_VERSION := 0.13.8
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench build-file lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make .venv: pinned packages and this repository (Python 3.9 to 3.11)
+	@sh tools/setup.sh
+
+demo: setup ## run the main demonstration, into runs/demo
+	$(VENV_PYTHON) -m tff_sims.demo --out=runs/demo $(ARGS)
+
+test: setup ## run the tests; ARGS="-k packing -x" narrows them
+	$(VENV_PYTHON) -m pytest tests $(ARGS)
+
+lint: setup ## check style and formatting
+	$(VENV_PYTHON) -m ruff check . $(ARGS)
+	$(VENV_PYTHON) -m ruff format --check .
+
+bench: setup ## measure speed, memory and bytes, into runs/bench
+	$(VENV_PYTHON) -m benchmarks --out=runs/bench $(ARGS)
+
+build-file: setup ## write BUILD anew from the imports
+	$(VENV_PYTHON) -m tools.build_file
+
+# uv keeps the pins that stand in the lock already; ARGS=--upgrade lets go of them.
+lock: ## resolve requirements/*.in into the pinned lock; ARGS=--upgrade renews it
+	@sh tools/lock.sh $(UV_VERSION) $(ARGS)
+
+clean: ## remove .venv, build outputs and caches; runs/ stays
+	rm -rf .venv .venv-lock build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,110 @@
+"""The FP32 peer: TFF's own federated averaging, with its traffic counted like ours."""
+
+import collections
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from omc.learning import models
+
+
+def build_fp32_fed_avg(model_fn, client_optimizer_fn, server_optimizer_fn):
+    """TFF's weighted federated averaging with serialized bytes in its metrics.
+
+    Args:
+        model_fn: As in TFF.
+        client_optimizer_fn, server_optimizer_fn: `tff.learning.optimizers.Optimizer`s.
+
+    Returns:
+        `tff.learning.templates.LearningProcess`; `traffic` reads its bytes.
+    """
+    with tf.Graph().as_default():
+        weights_type = tff.learning.models.weights_type_from_model(model_fn())
+    return tff.learning.algorithms.build_weighted_fed_avg(
+        model_fn,
+        client_optimizer_fn=client_optimizer_fn,
+        server_optimizer_fn=server_optimizer_fn,
+        model_distributor=_counting_broadcast(weights_type),
+        model_aggregator=_CountingMean(),
+    )
+
+
+def traffic(metrics):
+    """Bytes of a round, out of the metrics of either process.
+
+    Args:
+        metrics: What `process.next` returned beside the state.
+
+    Returns:
+        Dict of numbers: clients, and per client and round downlink_bytes, uplink_bytes and
+        parameter_bytes (what the model's variables take on the client).
+    """
+    counted = metrics["client_work"].get("traffic")
+    if counted is None:
+        counted = {**metrics["distributor"], **metrics["aggregator"]}
+    clients = int(counted["clients"])
+    keys = ("downlink_bytes", "uplink_bytes", "parameter_bytes")
+    return {"clients": clients, **{key: int(counted[key]) / clients for key in keys}}
+
+
+def _count(value_type):
+    @tff.tensorflow.computation(value_type)
+    def count(value):
+        tensors = tf.nest.flatten(value)
+        sizes = [tf.size(t, out_type=tf.int64) * t.dtype.size for t in tensors]
+        return collections.OrderedDict(
+            clients=tf.constant(1, tf.int64),
+            parameter_bytes=tf.add_n(sizes),
+            serialized_bytes=models.serialized_nbytes(tensors),
+        )
+
+    return count
+
+
+def _counting_broadcast(weights_type):
+    count = _count(weights_type)
+
+    @tff.federated_computation
+    def initialize():
+        return tff.federated_value((), tff.SERVER)
+
+    @tff.federated_computation(
+        initialize.type_signature.result, tff.FederatedType(weights_type, tff.SERVER)
+    )
+    def next_fn(state, weights):
+        at_clients = tff.federated_broadcast(weights)
+        counts = tff.federated_sum(tff.federated_map(count, at_clients))
+        measurements = collections.OrderedDict(
+            clients=counts["clients"],
+            downlink_bytes=counts["serialized_bytes"],
+            parameter_bytes=counts["parameter_bytes"],
+        )
+        return tff.templates.MeasuredProcessOutput(
+            state, at_clients, tff.federated_zip(measurements)
+        )
+
+    return tff.learning.templates.DistributionProcess(initialize, next_fn)
+
+
+class _CountingMean(tff.aggregators.WeightedAggregationFactory):
+    """TFF's weighted mean, with the bytes of what clients send in its measurements."""
+
+    def create(self, value_type, weight_type):
+        mean = tff.aggregators.MeanFactory().create(value_type, weight_type)
+        count = _count(value_type)
+
+        @tff.federated_computation(
+            mean.initialize.type_signature.result,
+            tff.FederatedType(value_type, tff.CLIENTS),
+            tff.FederatedType(weight_type, tff.CLIENTS),
+        )
+        def next_fn(state, value, weight):
+            output = mean.next(state, value, weight)
+            counts = tff.federated_sum(tff.federated_map(count, value))
+            measurements = tff.federated_zip(
+                collections.OrderedDict(uplink_bytes=counts["serialized_bytes"])
+            )
+            return tff.templates.MeasuredProcessOutput(output.state, output.result, measurements)
+
+        return tff.templates.AggregationProcess(mean.initialize, next_fn)

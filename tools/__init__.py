@@ -1,0 +1,1 @@
+"""Tools for working on this repository; nothing here is part of what users install."""
