@@ -54,7 +54,7 @@ class Codec:
 
         Args:
             values: float32 tensor of `shape`. Values that are not finite count as 0 here, in graph
-                code; `compress` rejects them.
+                code (FP32 keeps them); `compress` rejects them.
             seed: int32 [2] for stochastic rounding, None for round-to-nearest-even.
         """
         if self.format.is_fp32:
@@ -83,9 +83,19 @@ class Codec:
         """
         sign = tf.constant(sign)
         if self.format.is_fp32:
-            return to_bytes(from_bytes(buffer) + tf.reshape(delta, [self.count]) * sign)
+            values, delta = from_bytes(buffer), _finite(tf.reshape(delta, [self.count])) * sign
+            # -0 + 0 is +0, and TensorFlow flushes subnormals: what does not move keeps its bits.
+            return to_bytes(tf.where(tf.equal(delta, 0.0), values, values + delta))
         # Two passes over the codes, so that the sums are never stored: only their maximum is.
         factor = _compiled(self, "_growth")(buffer, delta, sign) if self.transform else None
+        if self.transform and not self.format.sign_bits and self.count:
+            lowest = tf.reduce_min(self._sum(buffer, delta, sign))
+            moved = sign * _finite(tf.reshape(delta, self.shape))
+            return tf.cond(
+                lowest >= -self.format.step / 2,
+                lambda: self._moved(buffer, delta, sign, factor, seed),
+                lambda: self.encode(self._decode(buffer) + moved, seed),
+            )
         return _compiled(self, "_moved")(buffer, delta, sign, factor, seed)
 
     def assign(self, buffer, values, seed=None):
@@ -149,7 +159,10 @@ class Codec:
         """u' + sign * delta / scale, flat."""
         units = transforms.values_of_codes(self._flat_codes(buffer), self.format)
         scale, _ = self.transform_of(buffer)
-        return units + _finite(tf.reshape(delta, [self.count]) * (sign / scale))
+        shift = _finite(tf.reshape(delta, [self.count]) * (sign / scale))
+        if self.transform:
+            return units + shift
+        return tf.where(tf.equal(shift, 0.0), units, units + shift)  # -0 + 0 is +0.
 
     def _flat_codes(self, buffer):
         columns = packing.padded_count(self.count) // packing.ROWS
@@ -186,10 +199,21 @@ class PartialCodec:
     Has the part of `Codec` that a variable needs, in graph code with buffers of uint8 [None].
 
     Attributes:
-        codec: The `Codec` of quantized buffers; they are shorter than the raw ones.
+        codec: The `Codec` of quantized buffers.
+
+    Raises:
+        InputError: Quantized buffers would not be shorter than raw ones.
     """
 
     codec: Codec
+
+    def __post_init__(self):
+        if self.codec.nbytes >= 4 * self.codec.count:
+            raise InputError(
+                "codec",
+                "buffers shorter than raw float32",
+                f"{self.codec.nbytes} bytes for {self.codec.count} weights",
+            )
 
     @property
     def shape(self):
@@ -331,13 +355,19 @@ def decompress(compressed):
     """
     if not isinstance(compressed, CompressedTensor):
         raise InputTypeError(
-            "compressed", "a CompressedTensor", type(compressed).__name__, "make it with omc.compress."
+            "compressed",
+            "a CompressedTensor",
+            type(compressed).__name__,
+            "make it with omc.compress.",
         )
     return compressed.codec.decode(compressed.buffer)
 
 
 def _as_float32(array):
-    host = np.asarray(array)
+    try:
+        host = np.asarray(array)
+    except ValueError as error:
+        raise InputTypeError("array", "real numbers, no ragged rows", str(error)) from error
     if host.dtype.kind not in "fiub" and host.dtype.name != "bfloat16":
         raise InputTypeError("array", "real numbers", f"an array of dtype {host.dtype}")
     with np.errstate(over="ignore"):

@@ -156,12 +156,15 @@ class Format:
     def _magnitude_code(self, magnitude):
         # Within one binade codes are equally spaced, so rounding is rounding to an integer there.
         _, exponent = math.frexp(magnitude)
-        exponent = max(exponent - 1, 1 - self.bias)
-        steps = round(magnitude / 2.0 ** (exponent - self.mantissa_bits))
+        exponent = max(exponent - 1, 1 - self.bias) if magnitude else 1 - self.bias
+        ratio = magnitude / 2.0 ** (exponent - self.mantissa_bits)
+        steps = round(ratio)
+        if ratio == 1.5 and not self.mantissa_bits:  # Even is the code, not the count of steps.
+            steps = 1 + (exponent + self.bias) % 2
         return min((exponent + self.bias - 1) * 2**self.mantissa_bits + steps, self.max_code)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _parse_name(spec):
     name = spec.strip().upper()
     if name == "FP32":

@@ -29,11 +29,6 @@ _MIN_SCALE = 2.0**-100  # Below it 1/scale or a product could leave float32.
 _INT_HEADROOM = 1.25  # Room that a growing integer variable gets, against refitting every step.
 
 
-def target(fmt):
-    """Magnitude onto which the prescale maps a variable's largest magnitude."""
-    return min(fmt.max, _MAX_TARGET * (2 - 2.0**-fmt.mantissa_bits))
-
-
 def round_to_codes(values, fmt, noise=None, negative_zero=True):
     """Codes of values already in the format's range (u above); beyond it they saturate.
 
@@ -51,7 +46,7 @@ def round_to_codes(values, fmt, noise=None, negative_zero=True):
         values = tf.clip_by_value(values, fmt.min, fmt.max)
         if noise is None:
             return tf.cast(tf.round(values), tf.int32)
-        return tf.cast(tf.floor(values + _unit_interval(noise)), tf.int32)
+        return _round_up_or_down(values, noise)
 
     bits = tf.bitcast(values, tf.int32)
     magnitude = tf.bitwise.bitwise_and(bits, 0x7FFFFFFF)
@@ -86,7 +81,14 @@ def _round_subnormal(size, fmt, noise):
         aligner = 2.0**23 * fmt.step
         return tf.bitcast(size + aligner, tf.int32) - _bits_of(aligner)
     steps = tf.minimum(size, fmt.min_normal) * (1.0 / fmt.step)
-    return tf.cast(tf.floor(steps + _unit_interval(noise)), tf.int32)
+    return _round_up_or_down(steps, noise)
+
+
+def _round_up_or_down(steps, noise):
+    # Not floor(steps + random): that sum is rounded in float32, up to a step too far.
+    below = tf.floor(steps)
+    up = _unit_interval(noise) < steps - below
+    return tf.cast(below, tf.int32) + tf.cast(up, tf.int32)
 
 
 def _unit_interval(noise):
@@ -112,7 +114,9 @@ def values_of_codes(codes, fmt):
     """
     if fmt.kind == "int":  # Sign extension: the code's top bit goes to the integer's.
         shift = 32 - fmt.bits
-        return tf.cast(tf.bitwise.right_shift(tf.bitwise.left_shift(codes, shift), shift), tf.float32)
+        return tf.cast(
+            tf.bitwise.right_shift(tf.bitwise.left_shift(codes, shift), shift), tf.float32
+        )
 
     fields = fmt.exponent_bits + fmt.mantissa_bits
     magnitude = tf.bitwise.bitwise_and(codes, 2**fields - 1)
@@ -149,6 +153,9 @@ def fit(values, fmt, noise=None):
     if noise is not None:
         return codes, scale, offset
     slope, intercept = _least_squares(scaled, values_of_codes(codes, fmt))
+    # The line may leave float32 where no value does; a constant's (slope 1) does not.
+    huge = (scale * _target(fmt) >= 2.0**126) & (slope != 1.0)
+    slope, intercept = tf.where(huge, 1.0, slope), tf.where(huge, 0.0, intercept)
     return codes, scale * slope, offset + scale * intercept
 
 
@@ -174,13 +181,15 @@ def growth(values, scale, fmt):
     """
     if values.shape.num_elements() == 0:
         return tf.constant(1.0)
-    excess = tf.reduce_max(tf.abs(values)) * (1.0 / fmt.limit)
-    if fmt.kind == "int":
-        factor = excess * _INT_HEADROOM
+    largest = tf.reduce_max(tf.abs(values))
+    excess = largest * (1.0 / fmt.limit)
+    if fmt.kind == "int":  # To 8 bits, so that XLA's last bits of `values` make no difference.
+        factor = tf.bitcast(largest * (_INT_HEADROOM / fmt.limit), tf.int32) + 0xFFFF
+        factor = tf.bitcast(tf.bitwise.bitwise_and(factor, -0x10000), tf.float32)
     else:  # The power of two above: the exponent field plus one, without the mantissa.
         exponent = tf.bitwise.bitwise_and(tf.bitcast(excess, tf.int32), 0x7F800000)
         factor = tf.bitcast(exponent + (1 << 23), tf.float32)
-    widest = FP32.max / (2.0 * max(fmt.max, 1.0))  # Keeps every decoded value finite.
+    widest = min(FP32.max / (2.0 * max(fmt.max, 1.0)), 2.0**126)  # Keeps decoded values finite.
     return tf.where(excess <= 1.0, 1.0, tf.maximum(tf.minimum(factor, widest / scale), 1.0))
 
 
@@ -191,7 +200,7 @@ def _prescale(values, fmt):
     else:  # Halves first: the distance of 1e38 and -3e38 is beyond float32.
         offset = tf.reduce_min(values)
         largest = 2.0 * tf.minimum(tf.reduce_max(values) / 2 - offset / 2, 2.0**126)
-    scale = tf.maximum(largest * (1.0 / _target(fmt)), _MIN_SCALE)
+    scale = tf.clip_by_value(largest * (1.0 / _target(fmt)), _MIN_SCALE, _max_scale(fmt))
     return tf.where(largest > 0.0, scale, 1.0), offset
 
 
@@ -206,6 +215,11 @@ def _least_squares(scaled, rounded):
     degenerate = variance <= 1e-12 * tf.square(mean)
     slope = tf.where(degenerate, 1.0, 1.0 + covariance / variance)
     return slope, mean_residual - (slope - 1.0) * mean
+
+
+def _max_scale(fmt):
+    # Above 2^126 the inverse is a subnormal; scale * target must not round up to Inf.
+    return min(2.0**126, FP32.max * (1 - 2.0**-22) / _target(fmt))
 
 
 def _target(fmt):

@@ -243,8 +243,10 @@ def test_seeds_decide_the_codes(name):
 def test_adding_nothing_keeps_every_bit(name, transform):
     for shape in SHAPES:
         stored = compress(weights(shape), name, transform=transform)
-        for zero, seed in ((0.0, None), (-0.0, seed_of(1))):
-            assert_same_buffer(added(stored, zero, seed), stored)
+        moved = added(stored, -1e-9)  # Sums that round to zero from below.
+        assert_same_buffer(added(stored, 0.0), stored)
+        assert_same_buffer(added(stored, -0.0, seed_of(1)), stored)
+        assert_same_buffer(added(moved, 0.0), moved)
 
 
 @pytest.mark.parametrize("name", CODED + ["FP32"])

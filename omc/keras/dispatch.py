@@ -92,9 +92,7 @@ def _transient_conv2d(
     two = x.shape.rank == 4 and filters.shape.rank == 4
     if not (two and channels_last and isinstance(padding, str) and x.dtype == tf.float32):
         return NotImplemented
-    options = dict(
-        strides=_pair(strides), padding=padding.upper(), dilations=_pair(dilations)
-    )
+    options = dict(strides=_pair(strides), padding=padding.upper(), dilations=_pair(dilations))
 
     def input_gradient(upstream, w, x):
         return tf.raw_ops.Conv2DBackpropInput(

@@ -140,6 +140,23 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         """Subtracts from the stored values."""
         return self._move(delta, -1.0, read_value)
 
+    def scatter_add(self, sparse_delta, use_locking=False, name=None):
+        """Adds tf.IndexedSlices: what optimizers call with an embedding's gradient."""
+        return self._move(self._dense_rows(sparse_delta), 1.0, read_value=True)
+
+    def scatter_sub(self, sparse_delta, use_locking=False, name=None):
+        """Subtracts tf.IndexedSlices."""
+        return self._move(self._dense_rows(sparse_delta), -1.0, read_value=True)
+
+    def scatter_update(self, sparse_delta, use_locking=False, name=None):
+        """Replaces the rows that tf.IndexedSlices name."""
+        rows = tf.cast(sparse_delta.indices, tf.int64)[:, tf.newaxis]
+        return self.assign(tf.tensor_scatter_nd_update(self.decode(), rows, sparse_delta.values))
+
+    def _dense_rows(self, sparse):
+        rows = tf.cast(sparse.indices, tf.int64)[:, tf.newaxis]
+        return tf.scatter_nd(rows, sparse.values, tf.cast(self.shape, tf.int64))
+
     def _move(self, delta, sign, read_value):
         delta = tf.convert_to_tensor(delta, tf.float32)
         delta.shape.assert_is_compatible_with(self.shape)

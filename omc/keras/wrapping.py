@@ -6,7 +6,6 @@ from collections.abc import MutableMapping, MutableSequence
 import tensorflow as tf
 
 import omc.keras.dispatch  # noqa: F401 - registers the dispatcher
-
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras.optimizers import slim
 from omc.keras.variable import CompressedVariable

@@ -6,8 +6,6 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.learning import models
-
 
 def build_aggregator(plan, payload_type):
     """Builds the weighted mean over packed results; at no time are two clients' results dense.

@@ -13,112 +13,171 @@ from omc.learning import models
 UPLINKS = ("weights", "update")
 
 
-def train_client(plan, received, dataset, round_number, client, optimizer, uplink):
-    """Trains on a client's data, the weights held in the received buffers.
+class LocalOptimizer:
+    """A TFF optimizer that steps one variable after the other, so that one update is dense at a time.
+
+    Most optimizers move weights by something that depends on gradients only. Which ones do is found
+    by trying; for them nothing has to be decoded: their step from zero is the update.
+    """
+
+    def __init__(self, optimizer):
+        """Wraps an optimizer; call it where TensorFlow is eager.
+
+        Args:
+            optimizer: `tff.learning.optimizers.Optimizer`.
+        """
+        self._optimizer = optimizer
+        gradient, start = tf.constant([0.5, -0.25]), tf.constant([64.0, -32.0])
+        slot = optimizer.initialize(tf.TensorSpec([2], tf.float32))
+        _, update = optimizer.next(slot, tf.zeros([2]), gradient)
+        _, moved = optimizer.next(slot, start, gradient)
+        self._reads_weights = bool(tf.reduce_any(tf.abs(moved - start - update) > 1e-4))
+
+    def initialize(self, variable):
+        """State of the optimizer for one variable."""
+        return self._optimizer.initialize(tf.TensorSpec(variable.shape, variable.dtype))
+
+    def apply(self, slot, variable, gradient):
+        """Takes one step of one variable and returns the next state."""
+        if gradient is None:
+            return slot
+        gradient = tf.convert_to_tensor(gradient)
+        if not self._reads_weights:
+            slot, update = self._optimizer.next(slot, tf.zeros_like(gradient), gradient)
+            variable.assign_add(update)
+            return slot
+        with tf.control_dependencies([gradient]):
+            value = variable.read_value()
+        slot, updated = self._optimizer.next(slot, value, gradient)
+        variable.assign_add(updated - value)
+        return slot
+
+
+class ClientTrainer:
+    """Trains on one client's data, the weights held in received buffers.
 
     Works inside a TFF computation and, for measuring one client alone, eagerly.
-
-    Args:
-        plan: `ModelPlan`.
-        received: List of tensors, one a variable: buffers of codes or raw float32, float values.
-        dataset: tf.data.Dataset of batches; every batch is a step.
-        round_number, client: int32 scalars, seeds of the uplink's rounding.
-        optimizer: `tff.learning.optimizers.Optimizer`, applied to one variable at a time.
-        uplink: "weights" or "update".
-
-    Returns:
-        (result, weight, metrics, stats): the uplink's payload; the number of examples (float32; 0
-        where training left finite numbers); the model's unfinalized metrics; byte counts and
-        squared errors.
     """
-    model = plan.build(received)
-    variables = plan.variables(model)
-    trainable = variables[: plan.num_trainable]
 
-    @tf.function(autograph=False)
-    def run(dataset, received):
-        for variable, value in zip(variables, received):
-            if not isinstance(variable, CompressedVariable):
-                variable.assign(value)
+    def __init__(self, plan, received, optimizer, uplink):
+        """Builds the model on the buffers.
 
-        def step(state, batch):
-            examples, finite, slots = state
-            with tf.GradientTape() as tape:
-                output = model.forward_pass(batch, training=True)
-            gradients = tape.gradient(output.loss, trainable)
-            slots = tuple(
-                _apply(optimizer, slot, variable, gradient)
-                for slot, variable, gradient in zip(slots, trainable, gradients)
-            )
-            count = output.num_examples
-            if count is None:
-                count = tf.shape(tf.nest.flatten(output.predictions)[0])[0]
-            finite &= tf.reduce_all(tf.math.is_finite(output.loss))
-            return examples + tf.cast(count, tf.float32), finite, slots
+        Args:
+            plan: `ModelPlan`.
+            received: List of tensors, one a variable: buffers of codes or raw float32, floats.
+            optimizer: `LocalOptimizer`.
+            uplink: "weights" or "update".
+        """
+        self._plan = plan
+        self._optimizer = optimizer
+        self._uplink = uplink
+        self._model = plan.build(received)
+        self._variables = plan.variables(self._model)
+        self._trainable = self._variables[: plan.num_trainable]
+        self._run = tf.function(self._train, autograph=False)
 
-        slots = tuple(
-            optimizer.initialize(tf.TensorSpec(variable.shape, variable.dtype))
-            for variable in trainable
-        )
-        examples, finite, _ = dataset.reduce((tf.constant(0.0), tf.constant(True), slots), step)
-        for variable in trainable:
-            if not isinstance(variable, CompressedVariable):
-                finite &= tf.reduce_all(tf.math.is_finite(variable.read_value()))
+    @property
+    def variables(self):
+        """The model's variables, in the plan's order."""
+        return self._variables
 
-        seed = tf.constant([plan.policy.seed % 2**31, 1], tf.int32)
+    def train(self, received, dataset, round_number, client):
+        """One client's round.
+
+        Args:
+            received: As in the constructor; training starts from it.
+            dataset: tf.data.Dataset of batches; every batch is a step.
+            round_number, client: int32 scalars, seeds of the uplink's rounding.
+
+        Returns:
+            (result, weight, metrics, stats): the uplink's tensors; the number of examples (float32;
+            0 where training left finite numbers); the model's unfinalized metrics; byte counts and
+            squared errors.
+        """
+        result, weight, stats = self._run(received, dataset, round_number, client)
+        with tf.control_dependencies([weight]):
+            metrics = self._model.report_local_unfinalized_metrics()
+        return result, weight, metrics, stats
+
+    def _train(self, received, dataset, round_number, client):
+        for variable, value in zip(self._variables, received):
+            compressed = isinstance(variable, CompressedVariable)
+            (variable.buffer if compressed else variable).assign(value)
+        self._model.reset_metrics()
+        examples, finite = self._steps(dataset)
+
+        seed = tf.constant([self._plan.policy.seed % 2**31, 1], tf.int32)
         for word in (round_number, client):
             seed = tf.random.experimental.stateless_fold_in(seed, word, alg="philox")
-        result, error, energy = _answer(plan, uplink, trainable, received, seed)
+        result, error, energy = self._answer(received, seed)
         stats = collections.OrderedDict(
             clients=tf.constant(1, tf.int64),
             downlink_bytes=models.serialized_nbytes(received),
-            parameter_bytes=_parameter_nbytes(variables),
+            parameter_bytes=_parameter_nbytes(self._variables),
             uplink_bytes=models.serialized_nbytes(result),
             uplink_energy=energy,
             uplink_error=error,
         )
         return result, tf.where(finite, examples, 0.0), stats
 
-    result, weight, stats = run(dataset, received)
-    with tf.control_dependencies([weight]):
-        metrics = model.report_local_unfinalized_metrics()
-    return result, weight, metrics, stats
+    def _steps(self, dataset):
+        """Takes a step on every batch; returns (examples, whether all stayed finite)."""
+
+        def step(state, batch):
+            examples, finite, slots = state
+            with tf.GradientTape() as tape:
+                output = self._model.forward_pass(batch, training=True)
+            gradients = tape.gradient(output.loss, self._trainable)
+            slots = tuple(map(self._optimizer.apply, slots, self._trainable, gradients))
+            count = output.num_examples
+            if count is None:
+                count = tf.shape(tf.nest.flatten(output.predictions)[0])[0]
+            finite &= tf.reduce_all(tf.math.is_finite(output.loss))
+            return examples + tf.cast(count, tf.float32), finite, slots
+
+        slots = tuple(map(self._optimizer.initialize, self._trainable))
+        start = (tf.constant(0.0), tf.constant(True), slots)
+        examples, finite, _ = _over_batches(iter(dataset), start, step)
+        for variable in self._trainable:
+            if not isinstance(variable, CompressedVariable):
+                finite &= tf.reduce_all(tf.math.is_finite(variable.read_value()))
+        return examples, finite
+
+    def _answer(self, received, seed):
+        """The uplink's tensors, and the squared error and energy of what was rounded for it."""
+        result, error, energy = [], tf.constant(0.0), tf.constant(0.0)
+        for index, variable in enumerate(self._trainable):
+            codec = self._plan.codecs[index]
+            if self._uplink == "weights":
+                compressed = isinstance(variable, CompressedVariable)
+                result.append((variable.buffer if compressed else variable).read_value())
+                continue
+            if codec is None:
+                result.append(received[index] - variable.read_value())
+                continue
+            update = codec.decode(received[index]) - variable.decode()
+            plain = self._plan.planned[index].codec
+            buffer = plain.encode(
+                update, tf.random.experimental.stateless_fold_in(seed, index, alg="philox")
+            )
+            if isinstance(codec, PartialCodec):
+                quantized = tf.equal(tf.size(received[index]), plain.nbytes)
+                buffer = tf.cond(quantized, lambda b=buffer: b, lambda u=update: to_bytes(u))
+            result.append(buffer)
+            error += tf.reduce_sum(tf.square(codec.decode(buffer) - update))
+            energy += tf.reduce_sum(tf.square(update))
+        return result, error, energy
 
 
-def _apply(optimizer, slot, variable, gradient):
-    """One optimizer step of one variable; the update itself is all that is dense of it."""
-    if gradient is None:
-        return slot
-    with tf.control_dependencies([tf.convert_to_tensor(gradient)]):
-        value = variable.read_value()
-    slot, updated = optimizer.next(slot, value, tf.convert_to_tensor(gradient))
-    variable.assign_add(updated - value)
-    return slot
+def _each_batch(iterator, state, step):
+    for batch in iterator:
+        state = step(state, batch)
+    return state
 
 
-def _answer(plan, uplink, trainable, received, seed):
-    """The uplink's tensors, and the squared error and energy of what was rounded for it."""
-    result, error, energy = [], tf.constant(0.0), tf.constant(0.0)
-    for index, variable in enumerate(trainable):
-        codec = plan.codecs[index]
-        if uplink == "weights":
-            compressed = isinstance(variable, CompressedVariable)
-            result.append((variable.buffer if compressed else variable).read_value())
-            continue
-        if codec is None:
-            result.append(received[index] - variable.read_value())
-            continue
-        update = codec.decode(received[index]) - variable.decode()
-        plain = plan.planned[index].codec
-        words = tf.random.experimental.stateless_fold_in(seed, index, alg="philox")
-        buffer = plain.encode(update, words)
-        if isinstance(codec, PartialCodec):
-            quantized = tf.equal(tf.size(received[index]), plain.nbytes)
-            buffer = tf.cond(quantized, lambda b=buffer: b, lambda u=update: to_bytes(u))
-        result.append(buffer)
-        error += tf.reduce_sum(tf.square(codec.decode(buffer) - update))
-        energy += tf.reduce_sum(tf.square(update))
-    return result, error, energy
+# A loop inside the graph. `Dataset.reduce` would instantiate and optimize the whole training step
+# anew at each client's turn, which costs far more than the few steps of a client.
+_over_batches = tf.autograph.to_graph(_each_batch, recursive=False)
 
 
 def _parameter_nbytes(variables):
@@ -149,13 +208,13 @@ def build_client_work(plan, optimizer, uplink, payloads_type, data_type, metrics
         `MeasuredProcessOutput` of `ClientResult`s without state.
     """
     int32 = np.int32
+    local_optimizer = LocalOptimizer(optimizer)
 
     @tff.tensorflow.computation(payloads_type, data_type, int32, int32)
     def work(payloads, dataset, client, round_number):
         received = list(payloads.get_single_element().values())
-        result, weight, metrics, stats = train_client(
-            plan, received, dataset, round_number, client, optimizer, uplink
-        )
+        trainer = ClientTrainer(plan, received, local_optimizer, uplink)
+        result, weight, metrics, stats = trainer.train(received, dataset, round_number, client)
         result = tff.learning.templates.ClientResult(models.payload(result), weight)
         return result, metrics, stats
 

@@ -24,7 +24,8 @@ class ModelPlan:
         policy: The `Policy`.
         planned: Tuple of PlannedVariable, trainable variables first, then the others.
         num_trainable: How many of them are trainable.
-        creation: For each variable, its rank in the order in which `model_fn` creates variables.
+        creation: For each variable, its rank in the order in which `model_fn` creates variables
+            (integer ones not counted; -1 for those).
     """
 
     model_fn: collections.abc.Callable
@@ -46,8 +47,10 @@ class ModelPlan:
         created = []
 
         def record(next_creator, **kwargs):
-            created.append(next_creator(**kwargs))
-            return created[-1]
+            variable = next_creator(**kwargs)
+            if _may_be_float(kwargs):
+                created.append(variable)
+            return variable
 
         with tf.Graph().as_default(), tf.variable_creator_scope(record):
             model = model_fn()
@@ -65,7 +68,7 @@ class ModelPlan:
             policy=Policy.of(policy),
             planned=Policy.of(policy).candidates([VariableSpec.of(v) for v in variables]),
             num_trainable=len(model.trainable_variables),
-            creation=tuple(ranks[id(variable)] for variable in variables),
+            creation=tuple(ranks.get(id(variable), -1) for variable in variables),
         )
 
     @functools.cached_property
@@ -118,7 +121,7 @@ class ModelPlan:
         created = itertools.count()
 
         def create(next_creator, **kwargs):
-            variable = compressed.get(next(created))
+            variable = compressed.get(next(created)) if _may_be_float(kwargs) else None
             return next_creator(**kwargs) if variable is None else variable
 
         with tf.variable_creator_scope(create):
@@ -129,6 +132,12 @@ class ModelPlan:
     def variables(self, model):
         """Variables of a built model, in the plan's order."""
         return [*model.trainable_variables, *model.non_trainable_variables]
+
+
+def _may_be_float(creation):
+    # Integers are not counted: Keras makes random generators' states in some modes only.
+    dtype = creation.get("dtype")
+    return dtype is None or tf.as_dtype(dtype).is_floating
 
 
 def _inline(model):

@@ -1,0 +1,1 @@
+"""Benchmarks: speed and memory, always next to FP32 in the same run."""

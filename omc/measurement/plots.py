@@ -1,0 +1,63 @@
+"""Pictures of reports, drawn with matplotlib without a display."""
+
+import logging
+
+import matplotlib
+
+matplotlib.use("Agg")
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # No note on building a font cache.
+
+from matplotlib import pyplot as plt  # noqa: E402 - after the backend is chosen
+
+_DENSE, _STORED = "#b0b7c3", "#1f6feb"
+
+
+def memory_bars(report, path, most):
+    """Draws a `MemoryReport`: dense and stored bytes of the largest variables.
+
+    Args:
+        report: `MemoryReport`.
+        path: File to write.
+        most: Variables to show.
+    """
+    rows = sorted(report.rows, key=lambda row: -row.dense_bytes)[:most][::-1]
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.32 * len(rows)))
+    places = range(len(rows))
+    axes.barh(places, [r.dense_bytes / 1e3 for r in rows], color=_DENSE, label="dense float32")
+    axes.barh(places, [r.stored_bytes / 1e3 for r in rows], 0.5, color=_STORED, label="stored")
+    axes.set_yticks(places, [f"{row.name}  {row.format}" for row in rows], fontsize=8)
+    axes.set_xlabel("kilobytes")
+    axes.set_title(f"{report.stored_bytes:,} of {report.dense_bytes:,} bytes ({report.ratio:.3f})")
+    axes.legend(loc="lower right")
+    _finish(figure, [axes], path)
+
+
+def accuracy_curves(runs, path):
+    """Draws held-out accuracy over rounds, and over the bytes a client has sent and received.
+
+    Args:
+        runs: Dict of label -> list of curves (one a seed), each a list of (round, accuracy,
+            megabytes up to that round).
+        path: File to write.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+    for index, (label, curves) in enumerate(runs.items()):
+        for number, curve in enumerate(curves):
+            rounds, accuracy, megabytes = zip(*curve)
+            style = dict(color=f"C{index}", alpha=0.9 if number == 0 else 0.45, linewidth=1.6)
+            left.plot(rounds, accuracy, label=label if number == 0 else None, **style)
+            right.plot(megabytes, accuracy, label=label if number == 0 else None, **style)
+    left.set_xlabel("round")
+    left.set_ylabel("held-out accuracy")
+    right.set_xlabel("megabytes through one client (down + up)")
+    left.legend(loc="lower right")
+    _finish(figure, [left, right], path)
+
+
+def _finish(figure, all_axes, path):
+    for axes in all_axes:
+        axes.grid(True, alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,138 @@
+"""The command line: results, and one-line refusals with nothing started."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tff_sims import demo
+from tff_sims.simulate import check
+from tff_sims.simulation import Settings
+from tff_sims.tasks.base import dirichlet_split
+from tff_sims.tasks.digits import digits
+
+KEYS = {
+    "task", "method", "format", "rounds", "accuracy", "parameter_bytes", "dense_parameter_bytes",
+    "peak_memory_bytes", "downlink_bytes_per_client_round", "uplink_bytes_per_client_round",
+    "rounds_per_minute", "seed", "versions",
+}  # fmt: skip
+
+
+def simulate(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "tff_sims.simulate", *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    common = ("--rounds=2", "--clients_per_round=3", "--seed=4")
+    for method in ("fp32", "omc"):
+        done = simulate(*common, f"--method={method}", f"--out={out / method}")
+        assert done.returncode == 0, done.stderr
+        assert "[2/2]" in done.stdout and "left" in done.stdout
+    return {m: json.loads((out / m / "summary.json").read_text()) for m in ("fp32", "omc")}, out
+
+
+def test_results_are_complete_and_smaller(runs):
+    summaries, out = runs
+    for method, summary in summaries.items():
+        assert KEYS <= set(summary)
+        assert summary["method"] == method and summary["seed"] == 4 and summary["rounds"] == 2
+        assert 0 <= summary["accuracy"] <= 1
+        assert (out / method / "accuracy.png").stat().st_size > 1000
+        with open(out / method / "rounds.csv", newline="") as file:
+            assert [line["round"] for line in csv.DictReader(file)] == ["1", "2"]
+    fp32, omc = summaries["fp32"], summaries["omc"]
+    assert fp32["parameter_bytes"] == fp32["dense_parameter_bytes"] == omc["dense_parameter_bytes"]
+    for key in (
+        "parameter_bytes",
+        "downlink_bytes_per_client_round",
+        "uplink_bytes_per_client_round",
+        "peak_memory_bytes",
+    ):
+        assert omc[key] < 0.8 * fp32[key]
+
+
+def test_the_table_sets_both_side_by_side(runs):
+    text = demo.table(runs[0]["fp32"], runs[0]["omc"])
+    assert "FP32 FedAvg" in text and "OMC S1E3M7" in text
+    assert len(text.splitlines()) == 8
+
+
+@pytest.mark.parametrize(
+    "flag, changes",
+    [
+        ("--task", dict(task="mnist")),
+        ("--method", dict(method="fedprox")),
+        ("--format", dict(format="S1E9M9")),
+        ("--fraction", dict(fraction=1.5)),
+        ("--fraction", dict(fraction=float("nan"))),
+        ("--rounds", dict(rounds=0)),
+        ("--repeats", dict(repeats=0)),
+        ("--clients_per_round", dict(clients_per_round=0)),
+        ("--clients_per_round", dict(clients_per_round=61)),
+        ("--alpha", dict(alpha=0.0)),
+        ("--learning_rate", dict(learning_rate=-1.0)),
+        ("--rounding", dict(rounding="down")),
+        ("--uplink", dict(uplink="both")),
+    ],
+)
+def test_a_wrong_setting_is_one_line(flag, changes, tmp_path):
+    problem = check(Settings(**changes), str(tmp_path / "new"))
+    assert problem.startswith(f"{flag}: expected ") and "but got" in problem
+    assert "\n" not in problem
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert check(Settings(), str(tmp_path / "file" / "runs")).startswith("--out: expected")
+    assert check(Settings(), None).startswith("--out: expected")
+    assert check(Settings(), str(tmp_path / "fine")) is None
+
+
+@pytest.mark.parametrize("flags", [("--rounds=0",), ("--rounds=many",), ("--bogus=1",), ("extra",)])
+def test_the_program_ends_with_status_2_and_one_line(flags, tmp_path):
+    done = simulate(*flags, f"--out={tmp_path / 'new'}")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_help_explains_itself():
+    done = simulate("--help")
+    assert done.returncode in (0, 1)  # absl ends --help with 1
+    for word in ("--task", "--format", "--fraction", "summary.json", "python -m tff_sims.simulate"):
+        assert word in done.stdout
+
+
+def test_digits_is_split_without_overlap_and_by_seed():
+    task, again, other = digits(3), digits(3), digits(4)
+    assert len(task.clients) >= 60
+    sizes = [len(labels) for _, labels in task.clients]
+    assert sum(sizes) + len(task.test[1]) == 1797 and min(sizes) >= 2
+    np.testing.assert_array_equal(task.clients[7][0], again.clients[7][0])
+    assert not np.array_equal(task.test[1], other.test[1])
+
+
+def test_dirichlet_split_is_a_partition_and_less_even_for_small_alpha():
+    labels = np.repeat(np.arange(10), 100)
+
+    def kinds(alpha):
+        parts = dirichlet_split(labels, 40, alpha, np.random.default_rng(0))
+        assert sorted(np.concatenate(parts)) == list(range(1000))
+        assert min(map(len, parts)) >= 2
+        return np.mean([len(np.unique(labels[part])) for part in parts])
+
+    assert kinds(0.1) < kinds(1.0) < kinds(100.0)

@@ -1,0 +1,1 @@
+"""Federated simulations on TFF: tasks, the simulation program, the demo."""

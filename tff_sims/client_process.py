@@ -1,0 +1,110 @@
+"""One client's work alone in a fresh process, to measure what a device would need.
+
+TFF's worker also holds server state, accumulators and other clients; a device does not. Run by
+`measure_client`; as a program it prints one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+from omc.errors import OmcError
+
+_MARK = "client-memory:"
+
+
+def measure_client(task, policy_arguments, client, seed, learning_rate, uplink):
+    """Peak memory of one client's round, measured in a fresh process.
+
+    Args:
+        task: Name of the task.
+        policy_arguments: Dict of arguments of `omc.Policy`; {"format": "FP32"} for a plain client.
+        client: Index of the client.
+        seed: Seed of the task.
+        learning_rate: Rate of the client's SGD.
+        uplink: As in `omc.learning.build_weighted_fed_avg`.
+
+    Returns:
+        Dict of bytes: parameter_bytes (the model's variables), payload_bytes (what was received),
+        work_bytes (most that the process had allocated on top while the client worked, every
+        malloc counted), peak_bytes (their sum), process_peak_bytes (VmHWM of the whole process,
+        Python and TensorFlow included) and process_start_bytes (the same before the model).
+
+    Raises:
+        OmcError: The process failed; its last line of output is in the message.
+    """
+    arguments = dict(
+        task=task, policy=policy_arguments, client=client, seed=seed,
+        learning_rate=learning_rate, uplink=uplink,
+    )  # fmt: skip
+    process = subprocess.run(
+        [sys.executable, "-m", "tff_sims.client_process", json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        # Without oneDNN every tensor is a malloc of its own, so that none hides in a pool.
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    for line in process.stdout.splitlines():
+        if line.startswith(_MARK):
+            return json.loads(line[len(_MARK) :])
+    last = (process.stderr.strip().splitlines() or ["no output"])[-1]
+    raise OmcError("client process", "a measurement", last, "run it by hand to see its output.")
+
+
+def _work(arguments):
+    import numpy as np
+    import tensorflow as tf
+    import tensorflow_federated as tff
+
+    import omc
+    from omc.compressed import to_bytes
+    from omc.learning.client_works import ClientTrainer, LocalOptimizer
+    from omc.learning.models import ModelPlan
+    from omc.measurement.memory import heap_peak, process_peak_bytes
+    from tff_sims.tasks import TASKS
+
+    task = TASKS[arguments["task"]](arguments["seed"])
+    plan = ModelPlan.of(task.model_fn, omc.Policy(**arguments["policy"]))
+    mask = [bool(quantized) for quantized in plan.mask(0, arguments["client"])]
+    start = process_peak_bytes()
+
+    model = task.build_model()
+    received = []
+    for planned, quantized, variable in zip(plan.planned, mask, plan.variables(model)):
+        value = variable.read_value()
+        if planned.codec is not None:
+            value = planned.codec.encode(value) if quantized else to_bytes(value)
+        received.append(tf.constant(np.copy(value.numpy())))
+    dataset = task.client_dataset(arguments["client"])
+    del model, value, variable
+
+    optimizer = LocalOptimizer(tff.learning.optimizers.build_sgdm(arguments["learning_rate"]))
+    trainer = ClientTrainer(plan, received, optimizer, arguments["uplink"])
+    numbers = tf.constant(0), tf.constant(arguments["client"])
+    trainer.train(received, dataset, *numbers)  # Traces and compiles; a device would ship that.
+    held = sum(v.nbytes if hasattr(v, "codec") else v.numpy().nbytes for v in trainer.variables)
+    payload = sum(tensor.numpy().nbytes for tensor in received)
+    with heap_peak() as peak:
+        trainer.train(received, dataset, *numbers)
+    return {
+        "parameter_bytes": held,
+        "payload_bytes": payload,
+        "work_bytes": peak.bytes,
+        "peak_bytes": held + payload + peak.bytes,
+        "process_peak_bytes": process_peak_bytes(),
+        "process_start_bytes": start,
+    }
+
+
+def main():
+    """Reads the arguments as JSON from the command line, prints the measurement."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("arguments", help="arguments of measure_client, as JSON")
+    print(_MARK + json.dumps(_work(json.loads(parser.parse_args().arguments))))
+
+
+if __name__ == "__main__":
+    main()
