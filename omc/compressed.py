@@ -4,8 +4,8 @@ One variable is one byte buffer (uint8, flat):
 
     planes of codes (omc.packing), padding included | scale, float32 LE | offset, float32 LE
 
-Without a transform the last 8 bytes are absent; an FP32 buffer is the raw little-endian float32. The
-buffer is what a device stores, what crosses the wire, and what `nbytes` counts.
+Without a transform the last 8 bytes are absent; an FP32 buffer is the raw little-endian float32.
+The buffer is what a device stores, what crosses the wire, and what `nbytes` counts.
 """
 
 import dataclasses
@@ -312,8 +312,8 @@ class CompressedTensor:
         return float(self.codec.transform_of(self.buffer)[1])
 
     def __repr__(self):
-        dense = 4 * self.codec.count
-        return f"CompressedTensor({self.format.name}, shape={self.shape}, {self.nbytes} of {dense} bytes)"
+        size = f"{self.nbytes} of {4 * self.codec.count} bytes"
+        return f"CompressedTensor({self.format.name}, shape={self.shape}, {size})"
 
 
 def compress(array, format, transform="pvt", seed=None):

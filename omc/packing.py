@@ -3,9 +3,10 @@
 A code of n bits is cut, most significant bit first, into fields of 8, 4, 2 and 1 bits (11 = 8+2+1);
 the fields of one rank form a *plane*, and the planes follow one another in one byte buffer.
 
-The count of codes is padded to P, a multiple of 8, and the codes stand in 8 rows of C = P/8. A plane
-of width w has w rows of C bytes; code (row r, column c) lies in byte (r mod w, c) of its plane,
-shifted left by w * (r div w). So every plane is read in long contiguous rows, whatever its width.
+The count of codes is padded to P, a multiple of 8, and the codes stand in 8 rows of C = P/8. A
+plane of width w has w rows of C bytes; code (row r, column c) lies in byte (r mod w, c) of its
+plane, shifted left by w * (r div w). So every plane is read in long contiguous rows, whatever its
+width.
 
 All functions are TensorFlow ops that XLA compiles; shapes are static.
 """

@@ -1,8 +1,8 @@
 """Policies: which variable is stored in which format, and why.
 
 Three rules of OMC (arXiv 2205.03494) decide: only weight matrices are quantized, only a random
-fraction of them (partial quantization, by whole variable, another subset for each client and round),
-and what the user overrides by name.
+fraction of them (partial quantization, by whole variable, another subset for each client and
+round), and what the user overrides by name.
 """
 
 import dataclasses

@@ -4,8 +4,9 @@ A variable v is stored as codes of u = (v - offset) / scale, and read back as
 
     v' = scale * u' + offset,         u' = the format's value nearest to u.
 
-`fit` finds (scale, offset) for a whole variable: a prescale that maps its largest magnitude onto the
-format's largest value, then the closed-form least squares of v ~ s*u' + b (OMC, arXiv 2205.03494):
+`fit` finds (scale, offset) for a whole variable: a prescale that maps its largest magnitude onto
+the format's largest value, then the closed-form least squares of v ~ s*u' + b (OMC, arXiv
+2205.03494):
 
     s = (n*Sum(v u') - Sum(v) Sum(u')) / (n*Sum(u'^2) - Sum(u')^2),    b = (Sum(v) - s*Sum(u')) / n
 
@@ -16,7 +17,8 @@ Between fits the transform is *kept* (`growth`): it changes only when a value le
 then a minifloat's scale doubles, which moves exponents and re-rounds nothing. Fitting anew at every
 step would re-round every weight and let the errors pile up (ours).
 
-Arrays are float32 or int32 tensors of any shape; everything is TensorFlow ops that XLA compiles. No step builds a subnormal float: TensorFlow's CPU kernels flush them to zero.
+Arrays are float32 or int32 tensors of any shape; everything is TensorFlow ops that XLA compiles.
+No step builds a subnormal float: TensorFlow's CPU kernels flush them to zero.
 """
 
 import numpy as np
@@ -35,8 +37,8 @@ def round_to_codes(values, fmt, noise=None, negative_zero=True):
     Args:
         values: float32 tensor, finite.
         fmt: Format, not FP32.
-        noise: None for round-to-nearest-even, or an int32 tensor of uniform random bits for stochastic
-            rounding, which is unbiased inside the range: E[u'] = u.
+        noise: None for round-to-nearest-even, or an int32 tensor of uniform random bits for
+            stochastic rounding, which is unbiased inside the range: E[u'] = u.
         negative_zero: Whether a negative value that rounds to zero gets the code of -0, or of +0.
 
     Returns:

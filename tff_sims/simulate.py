@@ -37,8 +37,8 @@ def _define_flags():
     flags.DEFINE_float(
         "fraction",
         0.9,
-        "Share of the weight matrices that a client quantizes, 0 to 1; which ones is drawn anew for "
-        "every client and round. The others stay float32.",
+        "Share of the weight matrices that a client quantizes, 0 to 1; which ones is drawn anew "
+        "for every client and round. The others stay float32.",
     )
     flags.DEFINE_string(
         "rounding",

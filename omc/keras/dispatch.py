@@ -1,8 +1,9 @@
 """Routes public TensorFlow ops that meet a compressed variable.
 
-TensorFlow calls the dispatcher when an op cannot convert an argument. The ops of the table below get
-a *transient* version: the kernel is decoded for the forward op, decoded again in backward, and not
-kept in between. Every other op gets the dense value (correct for any layer; kept until backward).
+TensorFlow calls the dispatcher when an op cannot convert an argument. The ops of the table below
+get a *transient* version: the kernel is decoded for the forward op, decoded again in backward, and
+not kept in between. Every other op gets the dense value (correct for any layer; kept until
+backward).
 
 In a graph all decodes are ready at once, so each is tied to the tensor that makes it needed: the
 forward one to the layer's input, the backward one to the upstream gradient.

@@ -11,7 +11,8 @@ def slim(optimizer):
     Two things of Keras 2.14 would hold dense float32 memory larger than the compressed model:
 
     - the sum of gradients over replicas joins all weight gradients in one op, so that no update can
-      start before the last gradient is there; with one replica it does nothing else, and is left out;
+      start before the last gradient is there; with one replica it does nothing else, and is left
+      out;
     - SGD keeps a momentum slot for every weight also when momentum is 0; it is left out, with the
       same update w <- w - lr * g.
 

@@ -1,8 +1,8 @@
 """Orders a training step's graph, so that few layers are dense at any instant.
 
 In a graph everything that is ready runs: the backward pass would race ahead of the updates and pile
-up dense weight gradients. Here each layer's backward decode waits for the update of the layer before
-it in backward order. Only graphs are ordered; eager steps run in program order anyway.
+up dense weight gradients. Here each layer's backward decode waits for the update of the layer
+before it in backward order. Only graphs are ordered; eager steps run in program order anyway.
 """
 
 import weakref

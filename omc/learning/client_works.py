@@ -14,7 +14,7 @@ UPLINKS = ("weights", "update")
 
 
 class LocalOptimizer:
-    """A TFF optimizer that steps one variable after the other, so that one update is dense at a time.
+    """A TFF optimizer that steps one variable after the other: one update is dense at a time.
 
     Most optimizers move weights by something that depends on gradients only. Which ones do is found
     by trying; for them nothing has to be decoded: their step from zero is the update.

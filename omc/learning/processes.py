@@ -34,8 +34,8 @@ def build_weighted_fed_avg(
     Args:
         model_fn: As in TFF: no-arg function that builds a `tff.learning.models.VariableModel` anew.
         policy: `omc.Policy` or a format's name.
-        client_optimizer_fn: `tff.learning.optimizers.Optimizer`; SGD with rate 0.1 by default. It is
-            applied to one variable at a time, so it must not mix variables (no global norm).
+        client_optimizer_fn: `tff.learning.optimizers.Optimizer`; SGD with rate 0.1 by default. It
+            is applied to one variable at a time, so it must not mix variables (no global norm).
         server_optimizer_fn: The same for the server; SGD with rate 1 by default.
         uplink: "weights": whole weights as the client holds them, as in the paper; or "update":
             what changed, rounded without bias.
