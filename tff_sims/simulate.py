@@ -16,9 +16,15 @@ import sys
 import tempfile
 import time
 
-from absl import app, flags
+from absl import app, flags, logging
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Here and not in main(): TensorFlow imported while absl runs an app would not be eager inside Keras.
+from omc.errors import OmcError  # noqa: E402
+from omc.formats import Format  # noqa: E402
+from tff_sims.simulation import Settings, simulate  # noqa: E402
+from tff_sims.tasks import TASKS  # noqa: E402
 
 METHODS = ("fp32", "omc")
 
@@ -70,10 +76,6 @@ def check(settings, out):
         settings: `Settings` as the user gave them.
         out: Folder for the results.
     """
-    from omc.errors import OmcError
-    from omc.formats import Format
-    from tff_sims.tasks import TASKS
-
     allowed = {
         "task": sorted(TASKS),
         "method": METHODS,
@@ -144,8 +146,6 @@ def _clock(seconds):
 
 def main(argv):
     """Checks the flags, then simulates."""
-    from tff_sims.simulation import Settings, simulate
-
     if len(argv) > 1:
         _fail(f"unknown argument {argv[1]!r}; flags look like --rounds=40, see --help.")
     names = Settings.__dataclass_fields__
@@ -153,6 +153,7 @@ def main(argv):
     problem = check(settings, _FLAGS.out)
     if problem:
         _fail(problem)
+    logging.set_verbosity(logging.WARNING)  # Keras and TFF tell more than a user wants to read.
     command = " ".join(["python -m tff_sims.simulate", *sys.argv[1:]])
     summary = simulate(settings, _FLAGS.out, command, progress_printer())
     spread = f" ± {summary['accuracy_std']:.3f}" if settings.repeats > 1 else ""
