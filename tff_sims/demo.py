@@ -5,11 +5,15 @@ table and draws OUT/accuracy.png.
 """
 
 import argparse
+import json
+import os
 import pathlib
 import subprocess
 import sys
 
-COMMON = ("--task=digits", "--rounds=40", "--repeats=3")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+COMMON = ("--task=digits", "--rounds=60", "--repeats=3")
 METHODS = {
     "fp32": ("--method=fp32",),
     "omc": ("--method=omc", "--format=S1E3M7", "--fraction=0.9"),
@@ -58,8 +62,6 @@ def main():
 
 
 def _report(out):
-    import json
-
     from omc.measurement.plots import accuracy_curves
     from tff_sims.simulation import curves, read_rows
 

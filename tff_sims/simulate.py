@@ -1,7 +1,7 @@
 """Federated training on one machine, with memory and traffic measured.
 
-  python -m tff_sims.simulate --task=digits --method=omc --format=S1E3M7 --rounds=40 --out=runs/omc
-  python -m tff_sims.simulate --task=digits --method=fp32 --rounds=40 --out=runs/fp32
+  python -m tff_sims.simulate --task=digits --method=omc --format=S1E3M7 --rounds=60 --out=runs/omc
+  python -m tff_sims.simulate --task=digits --method=fp32 --rounds=60 --out=runs/fp32
 
 A task is data split over clients and a model. In every round some clients download the model, train
 on their own data and send back what they learnt. With method fp32 all of that is float32 (TFF's own
@@ -20,7 +20,7 @@ from absl import app, flags, logging
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# Here and not in main(): TensorFlow imported while absl runs an app would not be eager inside Keras.
+# Not in main(): TensorFlow imported while absl runs an app would not be eager inside Keras.
 from omc.errors import OmcError  # noqa: E402
 from omc.formats import Format  # noqa: E402
 from tff_sims.simulation import Settings, simulate  # noqa: E402
@@ -58,7 +58,7 @@ def _define_flags():
         "What a client sends: weights (the trained weights as it holds them) or update (what "
         "changed, rounded without bias).",
     )
-    flags.DEFINE_integer("rounds", 40, "Rounds of training, at least 1.")
+    flags.DEFINE_integer("rounds", 60, "Rounds of training, at least 1.")
     flags.DEFINE_integer("clients_per_round", 10, "Clients drawn in every round.")
     flags.DEFINE_float("alpha", 0.5, "How alike clients are: Dirichlet alpha, small = very unlike.")
     flags.DEFINE_float("learning_rate", None, "Rate of the clients' SGD; the task's by default.")
@@ -147,7 +147,7 @@ def _clock(seconds):
 def main(argv):
     """Checks the flags, then simulates."""
     if len(argv) > 1:
-        _fail(f"unknown argument {argv[1]!r}; flags look like --rounds=40, see --help.")
+        _fail(f"unknown argument {argv[1]!r}; flags look like --rounds=60, see --help.")
     names = Settings.__dataclass_fields__
     settings = Settings(**{name: getattr(_FLAGS, name) for name in names})
     problem = check(settings, _FLAGS.out)

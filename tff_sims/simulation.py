@@ -46,7 +46,7 @@ class Settings:
     fraction: float = 0.9
     rounding: str = "nearest"
     uplink: str = "weights"
-    rounds: int = 40
+    rounds: int = 60
     clients_per_round: int = 10
     alpha: float = 0.5
     learning_rate: Optional[float] = None
