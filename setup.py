@@ -23,7 +23,7 @@ def _readme() -> str:
 # metadata demands a jaxlib that is no longer published, so pip cannot resolve this extra by itself:
 # install from requirements/lock.txt (`make setup`), or resolve with requirements/overrides.txt.
 _TFF = ['tensorflow-federated==0.87.0; python_version < "3.12"']
-_SIMS = [*_TFF, "scikit-learn", "matplotlib", "rich", "memray"]
+_SIMS = [*_TFF, "scikit-learn", "matplotlib", "memray"]
 _TEST = ["pytest", "pytest-timeout", "hypothesis", "gfloat==0.5.2", "ruff"]
 
 setuptools.setup(
@@ -41,7 +41,6 @@ setuptools.setup(
         "tensorflow>=2.14,<2.15",
         "numpy",
         "absl-py",
-        "safetensors",
         "psutil",
     ],
     extras_require={"tff": _TFF, "sims": _SIMS, "test": _TEST},

@@ -93,6 +93,14 @@ def _settle(variables):
 
 def _compile(model, *args, **kwargs):
     """`model.compile`, after which the optimizer spares what dense memory it can."""
+    optimizer = kwargs.get("optimizer", args[0] if args else None)
+    if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
+        raise InputTypeError(
+            "optimizer",
+            "an optimizer of tf.keras.optimizers",
+            f"tf.keras.optimizers.legacy.{type(optimizer).__name__}",
+            "legacy optimizers write into dense variables, which a wrapped model does not have.",
+        )
     type(model).compile(model, *args, **kwargs)
     slim(model.optimizer)
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import omc
 from omc.compressed import Codec
 from omc.formats import Format
 from omc.keras import CompressedVariable
@@ -111,8 +110,3 @@ def test_it_is_a_variable_that_stores_only_codes():
 def test_a_raw_op_gets_a_clear_refusal():
     with pytest.raises(TypeError, match="read_value"):
         tf.raw_ops.MatMul(a=tf.ones([2, 6]), b=variable())
-
-
-def test_public_names():
-    for name in omc.__all__:
-        assert getattr(omc, name) is not None

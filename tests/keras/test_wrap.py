@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import omc
 from omc.errors import InputError, InputTypeError, ModelError
-from omc.keras import CompressedVariable
+from omc.keras import CompressedVariable, schedule
 
 L = tf.keras.layers
 
@@ -204,6 +204,28 @@ def test_report_draws_a_picture(tmp_path):
     assert (tmp_path / "memory.png").stat().st_size > 1000
 
 
+def test_the_next_backward_pass_waits_for_the_update_before_it():
+    """The order that keeps dense gradients from piling up, seen in the graph of `fit` itself."""
+    layers = [L.Dense(6) for _ in range(4)]
+    model = omc.wrap(tf.keras.Sequential([tf.keras.Input((6,)), *layers]), "INT8")
+    model.compile("sgd", "mse")
+    x = batch(model)
+    model.fit(x, x, verbose=0)
+    graphs = [
+        graph
+        for graph in schedule._backward_reads
+        if any(owner is layers[0].kernel for owner, _ in schedule._backward_reads[graph])
+    ]
+    reads = dict((owner.name, op) for owner, op in schedule._backward_reads[graphs[0]])
+    for above, below in zip(layers[::-1], layers[-2::-1]):
+        stores = [
+            op
+            for op in reads[below.kernel.name].control_inputs
+            if op.type == "AssignVariableOp" and op.inputs[0] is not None
+        ]
+        assert any(schedule._depends(op, reads[above.kernel.name]) for op in stores)
+
+
 def test_fit_traces_once():
     model = omc.wrap(dense_model(), "S1E3M7")
     model.compile("sgd", "mse")
@@ -238,6 +260,11 @@ def diverged():
         (ModelError, "model", lambda: omc.wrap(built_optimizer(), "INT8")),
         (InputError, "model", lambda: omc.wrap(diverged(), "INT8")),
         (InputTypeError, "model", lambda: omc.memory_report([1])),
+        (
+            InputTypeError,
+            "optimizer",
+            lambda: omc.wrap(dense_model(), "INT8").compile(tf.keras.optimizers.legacy.SGD()),
+        ),
     ],
 )
 def test_errors_name_the_argument(error, argument, make):
