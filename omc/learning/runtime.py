@@ -5,6 +5,7 @@ its output pipes open.
 """
 
 import contextlib
+import gc
 import signal
 import subprocess
 import sys
@@ -26,16 +27,19 @@ def local_runtime():
     SystemExit here) and, by a small guard process, also when the program itself is killed.
     """
     before = {process.pid for process in workers()}
-    tff.backends.native.set_sync_local_cpp_execution_context()
+    context = tff.backends.native.create_sync_local_cpp_execution_context()
     guards = []
     with _sigterm_exits():
         try:
-            _touch()
-            for worker in workers():
-                if worker.pid not in before:
-                    guards.append(_guard(worker.pid))
-            yield
+            with tff.framework.get_context_stack().install(context):
+                _touch()
+                for worker in workers():
+                    if worker.pid not in before:
+                        guards.append(_guard(worker.pid))
+                yield
         finally:
+            del context
+            gc.collect()  # TFF ends its worker with the context, if nothing else holds that.
             _end([worker for worker in workers() if worker.pid not in before], guards)
 
 
