@@ -15,6 +15,8 @@ class OmcError(Exception):
         tip: One sentence on how to mend it (optional).
     """
 
+    ag_pass_through = True  # AutoGraph, which fit() runs under, then raises it as it is.
+
     def __init__(self, argument, expected, got, tip=""):
         self.argument = argument
         self.expected = expected

@@ -1,8 +1,16 @@
-"""Keras optimizers without dense memory that they do not need."""
+"""Keras optimizers that meet compressed variables.
 
+Importing this module makes every Keras optimizer look at the variables it is about to update, once
+a trace. Without compressed ones among them nothing changes.
+"""
+
+import functools
 import types
 
 import tensorflow as tf
+
+from omc.errors import InputTypeError
+from omc.keras.variable import CompressedVariable
 
 
 def slim(optimizer):
@@ -14,23 +22,18 @@ def slim(optimizer):
       start before the last gradient is there; with one replica it does nothing else, and is left
       out;
     - SGD keeps a momentum slot for every weight also when momentum is 0; it is left out, with the
-      same update w <- w - lr * g.
+      same update w <- w - lr * g, unless the optimizer has been built already.
 
     Args:
-        optimizer: A Keras optimizer that has not been used yet, changed in place. Others than
-            Keras' own (`tf.keras.optimizers.Optimizer`) are untouched.
-
-    Returns:
-        `optimizer`.
+        optimizer: A `tf.keras.optimizers.Optimizer`, changed in place.
     """
-    if not isinstance(optimizer, tf.keras.optimizers.Optimizer) or tf.distribute.has_strategy():
-        return optimizer
+    if tf.distribute.has_strategy():
+        return
     optimizer.aggregate_gradients = lambda grads_and_vars: grads_and_vars
     unused = not getattr(optimizer, "_built", False)
     if type(optimizer) is tf.keras.optimizers.SGD and not optimizer.momentum and unused:
         optimizer.build = types.MethodType(_build_without_slots, optimizer)
         optimizer.update_step = types.MethodType(_plain_update, optimizer)
-    return optimizer
 
 
 def _build_without_slots(optimizer, variables):
@@ -44,3 +47,31 @@ def _plain_update(optimizer, gradient, variable):
         variable.scatter_sub(tf.IndexedSlices(gradient.values * rate, gradient.indices))
     else:
         variable.assign_sub(gradient * rate)
+
+
+def _refuse(optimizer):
+    raise InputTypeError(
+        "optimizer",
+        "an optimizer of tf.keras.optimizers",
+        f"tf.keras.optimizers.legacy.{type(optimizer).__name__}",
+        "legacy optimizers write into dense variables, which a wrapped model does not have.",
+    )
+
+
+def _meet(optimizer_class, prepare):
+    """Calls prepare(optimizer) before it applies gradients to compressed variables."""
+    apply_gradients = optimizer_class.apply_gradients
+
+    @functools.wraps(apply_gradients)
+    def apply(self, grads_and_vars, *args, **kwargs):
+        grads_and_vars = list(grads_and_vars)
+        if any(isinstance(variable, CompressedVariable) for _, variable in grads_and_vars):
+            prepare(self)
+        return apply_gradients(self, grads_and_vars, *args, **kwargs)
+
+    optimizer_class.apply_gradients = apply
+
+
+# On the classes, for an optimizer in a user's own loop belongs to no model that could prepare it.
+_meet(tf.keras.optimizers.Optimizer, slim)
+_meet(tf.keras.optimizers.legacy.Optimizer, _refuse)

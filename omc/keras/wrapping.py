@@ -5,9 +5,9 @@ from collections.abc import MutableMapping, MutableSequence
 
 import tensorflow as tf
 
-import omc.keras.dispatch  # noqa: F401 - registers the dispatcher
+import omc.keras.dispatch  # noqa: F401 - ops meet compressed variables
+import omc.keras.optimizers  # noqa: F401 - optimizers meet them
 from omc.errors import InputError, InputTypeError, ModelError
-from omc.keras.optimizers import slim
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
 
@@ -56,7 +56,6 @@ def wrap(model, policy):
         del original
     _settle([v for v in variables if isinstance(v, CompressedVariable)])
     vars(model)["_omc_plan"] = plan  # Not by attribute: Keras would track the tuples.
-    vars(model)["compile"] = functools.partial(_compile, model)
     model.train_function = model.test_function = model.predict_function = None
     return model
 
@@ -89,20 +88,6 @@ def _settle(variables):
     """
     for variable in variables:
         variable.buffer.assign(tf.raw_ops.DeepCopy(x=variable.buffer.read_value()))
-
-
-def _compile(model, *args, **kwargs):
-    """`model.compile`, after which the optimizer spares what dense memory it can."""
-    optimizer = kwargs.get("optimizer", args[0] if args else None)
-    if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
-        raise InputTypeError(
-            "optimizer",
-            "an optimizer of tf.keras.optimizers",
-            f"tf.keras.optimizers.legacy.{type(optimizer).__name__}",
-            "legacy optimizers write into dense variables, which a wrapped model does not have.",
-        )
-    type(model).compile(model, *args, **kwargs)
-    slim(model.optimizer)
 
 
 def rounding_seed(policy, index):
