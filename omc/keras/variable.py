@@ -173,6 +173,14 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             return self if read_value else None
         return stored  # In a plain graph the caller has to run the op.
 
+    def is_initialized(self, name=None):
+        """Whether there is a value; checkpoints leave out variables without one."""
+        return self.buffer.is_initialized(name)
+
+    def _restore_from_tensors(self, restored_tensors):
+        # Checkpoints hold the dense value, for plain and for wrapped models.
+        return self.assign(restored_tensors["VARIABLE_VALUE"])
+
     def _next_seed(self):
         if self._seed is None:
             return None

@@ -226,6 +226,18 @@ def test_the_next_backward_pass_waits_for_the_update_before_it():
         assert any(schedule._depends(op, reads[above.kernel.name]) for op in stores)
 
 
+@pytest.mark.parametrize("name", ["model.weights.h5", "checkpoint"])
+def test_saved_weights_serve_plain_and_wrapped_models(name, tmp_path):
+    wrapped, plain = pair(shared_model)
+    wrapped.save_weights(tmp_path / name)
+    again, other = shared_model(), omc.wrap(shared_model(), "S1E3M7")
+    again.load_weights(tmp_path / name)
+    other.load_weights(tmp_path / name)
+    for a, b, c in zip(plain.get_weights(), again.get_weights(), other.get_weights()):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, c, atol=np.abs(a).max() / 100)
+
+
 def test_fit_traces_once():
     model = omc.wrap(dense_model(), "S1E3M7")
     model.compile("sgd", "mse")
