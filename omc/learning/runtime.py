@@ -5,18 +5,32 @@ its output pipes open.
 """
 
 import contextlib
+import functools
 import gc
+import os
 import signal
 import subprocess
 import sys
 import threading
+import uuid
 
 import psutil
 import tensorflow_federated as tff
 
 _WORKER = "worker_binary"
-# Waits for the end of its input, which comes with the parent's death however that happens.
-_GUARD = f'read -r _; [ "$(cat /proc/$1/comm 2>/dev/null)" = {_WORKER} ] && kill -9 "$1"'
+_MARK = "OMC_RUNTIME"  # Environment variable that workers inherit: whose they are.
+# Waits for the end of its input, which comes with the program's death however that happens, then
+# ends every worker that bears the mark. Twice, for one may be starting just then.
+_GUARD = """
+read -r _
+for again in 1 2; do
+    for process in /proc/[0-9]*; do
+        [ "$(cat $process/comm 2>/dev/null)" = worker_binary ] || continue
+        grep -qz "^OMC_RUNTIME=$1$" $process/environ 2>/dev/null && kill -9 "${process#/proc/}"
+    done
+    sleep 0.3
+done
+"""
 
 
 @contextlib.contextmanager
@@ -26,21 +40,17 @@ def local_runtime():
     The worker is ended on leaving the context, on an exception, on Ctrl-C, on SIGTERM (which raises
     SystemExit here) and, by a small guard process, also when the program itself is killed.
     """
+    _start_guard()
     before = {process.pid for process in workers()}
     context = tff.backends.native.create_sync_local_cpp_execution_context()
-    guards = []
     with _sigterm_exits():
         try:
             with tff.framework.get_context_stack().install(context):
-                _touch()
-                for worker in workers():
-                    if worker.pid not in before:
-                        guards.append(_guard(worker.pid))
                 yield
         finally:
             del context
             gc.collect()  # TFF ends its worker with the context, if nothing else holds that.
-            _end([worker for worker in workers() if worker.pid not in before], guards)
+            _end([worker for worker in workers() if worker.pid not in before])
 
 
 def workers():
@@ -54,34 +64,29 @@ def workers():
     return found
 
 
-def _touch():
-    """Runs a computation, so that the worker starts."""
+@functools.cache
+def _start_guard():
+    """Starts the process that outlives this one just long enough to end its workers.
 
-    @tff.tensorflow.computation
-    def nothing():
-        return 0
-
-    nothing()
-
-
-def _guard(pid):
+    It stays until the program ends: a worker that dies of the Ctrl-C which also reached the program
+    is started again by TFF's threads, at a time when nobody here looks any more.
+    """
+    mark = os.environ[_MARK] = uuid.uuid4().hex
     return subprocess.Popen(
-        ["sh", "-c", _GUARD, "guard", str(pid)],
+        ["sh", "-c", _GUARD, "guard", mark],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env={name: value for name, value in os.environ.items() if name != _MARK},
         start_new_session=True,  # A Ctrl-C in the terminal must not end it first.
     )
 
 
-def _end(processes, guards):
+def _end(processes):
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(processes, timeout=10)
-    for guard in guards:
-        guard.stdin.close()
-        guard.wait()
 
 
 @contextlib.contextmanager

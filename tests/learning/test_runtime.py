@@ -1,5 +1,6 @@
 """TFF's worker ends with its program, however that ends."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,18 +10,27 @@ import time
 import psutil
 import pytest
 
+from omc.learning.runtime import _MARK as MARK
+
 PROGRAM = """
 import sys, time
-import tensorflow_federated as tff
+import tensorflow as tf, tensorflow_federated as tff
 from omc.learning import local_runtime
 from omc.learning.runtime import workers
 
+@tff.tensorflow.computation
+def count():
+    return tf.reduce_sum(tf.range(100000))
+
 with local_runtime():
+    count()
     print("worker", workers()[0].pid, flush=True)
     if sys.argv[1] == "raise":
         raise ValueError("a mistake")
     if sys.argv[1] == "wait":
         time.sleep(60)
+    while sys.argv[1] == "work":
+        count()
 """
 
 
@@ -56,6 +66,7 @@ def gone(pid, seconds=10):
         ("wait", signal.SIGINT, None),
         ("wait", signal.SIGTERM, 143),
         ("wait", signal.SIGKILL, -signal.SIGKILL),
+        ("work", signal.SIGKILL, -signal.SIGKILL),
     ],
 )
 def test_the_worker_ends_too(mode, sent, status):
@@ -68,3 +79,27 @@ def test_the_worker_ends_too(mode, sent, status):
     if status is not None:
         assert code == status
     assert gone(worker)
+
+
+def marked_workers(mark):
+    found = []
+    for process in psutil.process_iter(["name"]):
+        with contextlib.suppress(psutil.Error):
+            if process.info["name"] == "worker_binary" and process.environ().get(MARK) == mark:
+                found.append(process.pid)
+    return found
+
+
+def test_a_ctrl_c_in_the_terminal_leaves_no_restarted_worker():
+    """It reaches the worker too, and TFF then starts another one while the program ends."""
+    process, worker = start("work")
+    mark = psutil.Process(worker).environ()[MARK]
+    assert marked_workers(mark) == [worker]
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    process.stdout.close()
+    process.wait(timeout=60)
+    deadline = time.monotonic() + 10
+    while marked_workers(mark) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not marked_workers(mark)
