@@ -183,16 +183,52 @@ def growth(values, scale, fmt):
     """
     if values.shape.num_elements() == 0:
         return tf.constant(1.0)
+    constants = growth_constants(fmt)
     largest = tf.reduce_max(tf.abs(values))
-    excess = largest * (1.0 / fmt.limit)
+    excess = largest * constants["inverse_limit"]
     if fmt.kind == "int":  # To 8 bits, so that XLA's last bits of `values` make no difference.
-        factor = tf.bitcast(largest * (_INT_HEADROOM / fmt.limit), tf.int32) + 0xFFFF
+        factor = tf.bitcast(largest * constants["headroom"], tf.int32) + 0xFFFF
         factor = tf.bitcast(tf.bitwise.bitwise_and(factor, -0x10000), tf.float32)
     else:  # The power of two above: the exponent field plus one, without the mantissa.
         exponent = tf.bitwise.bitwise_and(tf.bitcast(excess, tf.int32), 0x7F800000)
         factor = tf.bitcast(exponent + (1 << 23), tf.float32)
-    widest = min(FP32.max / (2.0 * max(fmt.max, 1.0)), 2.0**126)  # Keeps decoded values finite.
-    return tf.where(excess <= 1.0, 1.0, tf.maximum(tf.minimum(factor, widest / scale), 1.0))
+    widest = constants["widest"] / scale
+    return tf.where(excess <= 1.0, 1.0, tf.maximum(tf.minimum(factor, widest), 1.0))
+
+
+def growth_constants(fmt):
+    """Constants of `growth` for a format, a dict of floats."""
+    return {
+        "inverse_limit": 1.0 / fmt.limit,
+        "headroom": _INT_HEADROOM / fmt.limit,
+        "widest": min(FP32.max / (2.0 * max(fmt.max, 1.0)), 2.0**126),  # Keeps values finite.
+    }
+
+
+def random_bits(count, key):
+    """32 random bits for each weight of a variable: what stochastic rounding draws from.
+
+    A hash of (index, key), so that every weight's bits can be had without the others' ("lowbias32"
+    by C. Wellons, public domain, with the key added in two places). Neighbouring keys give shifted
+    streams: take keys from a generator, as `tf.random.experimental.stateless_fold_in`.
+
+    Args:
+        count: Number of weights, int.
+        key: int32 [2].
+
+    Returns:
+        int32 [count].
+    """
+    first, second = tf.unstack(tf.bitcast(key, tf.uint32))
+    bits = tf.bitcast(tf.range(count, dtype=tf.int32), tf.uint32) + first
+    bits = _xor_shifted(bits, 16) * tf.constant(0x7FEB352D, tf.uint32)
+    bits = (_xor_shifted(bits, 15) + second) * tf.constant(0x846CA68B, tf.uint32)
+    return tf.bitcast(_xor_shifted(bits, 16), tf.int32)
+
+
+def _xor_shifted(bits, shift):
+    shifted = tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint32))
+    return tf.bitwise.bitwise_xor(bits, shifted)
 
 
 def _prescale(values, fmt):

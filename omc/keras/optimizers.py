@@ -45,6 +45,8 @@ def _plain_update(optimizer, gradient, variable):
     rate = tf.cast(optimizer.learning_rate, variable.dtype)
     if isinstance(gradient, tf.IndexedSlices):
         variable.scatter_sub(tf.IndexedSlices(gradient.values * rate, gradient.indices))
+    elif isinstance(variable, CompressedVariable):
+        variable.add_scaled(gradient, -rate)
     else:
         variable.assign_sub(gradient * rate)
 

@@ -5,6 +5,8 @@ import itertools
 import tensorflow as tf
 from tensorflow.python.ops import resource_variable_ops
 
+from omc import kernels
+from omc.compressed import Codec
 from omc.keras import schedule
 
 _ids = itertools.count()
@@ -83,10 +85,17 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             backward: Whether it is a layer's backward pass that decodes (see `omc.keras.schedule`).
         """
         with tf.control_dependencies([] if after is None else [after]):
-            buffer = self.buffer.read_value()
+            if isinstance(self.codec, Codec) and not self.codec.format.is_fp32 and kernels.usable():
+                codec = self.codec
+                read = values = kernels.decode_variable(
+                    self.buffer.handle, codec.format, codec.shape, codec.transform
+                )
+            else:
+                read = self.buffer.read_value()
+                values = self.codec.decode(read)
         if backward:
-            schedule.backward_read(self, buffer)
-        return self.codec.decode(buffer)
+            schedule.backward_read(self, read)
+        return values
 
     def watch(self):
         """Tells tapes and functions that the variable takes part, as a read does."""
@@ -157,15 +166,33 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         rows = tf.cast(sparse.indices, tf.int64)[:, tf.newaxis]
         return tf.scatter_nd(rows, sparse.values, tf.cast(self.shape, tf.int64))
 
+    def add_scaled(self, delta, factor, read_value=False):
+        """Adds `factor * delta`, without the scaled copy that `assign_add(factor * delta)` needs.
+
+        Args:
+            delta: float32 tensor of the variable's shape.
+            factor: float32 [].
+            read_value: As in `assign_add`.
+        """
+        return self._move(delta, factor, read_value)
+
     def _move(self, delta, sign, read_value):
         delta = tf.convert_to_tensor(delta, tf.float32)
         delta.shape.assert_is_compatible_with(self.shape)
+        seed = self._next_seed()
+        if getattr(self.codec, "natively_added", False) and kernels.usable():
+            sign = tf.convert_to_tensor(sign, tf.float32)
+            fmt = self.codec.format
+            stored = kernels.add_in_place(self.buffer.handle, delta, sign, seed, fmt)
+            return self._stored(stored, read_value)
         with tf.control_dependencies([delta]):
             buffer = self.buffer.read_value()
-        return self._store(self.codec.add(buffer, delta, self._next_seed(), sign), read_value)
+        return self._store(self.codec.add(buffer, delta, seed, sign), read_value)
 
     def _store(self, buffer, read_value):
-        stored = self.buffer.assign(buffer, read_value=False)
+        return self._stored(self.buffer.assign(buffer, read_value=False), read_value)
+
+    def _stored(self, stored, read_value):
         if tf.executing_eagerly():
             return self if read_value else None
         schedule.updated(self, stored)

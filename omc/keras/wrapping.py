@@ -1,8 +1,10 @@
 """wrap(): replaces a Keras model's variables by compressed ones, in place."""
 
 import functools
+import gc
 from collections.abc import MutableMapping, MutableSequence
 
+import numpy as np
 import tensorflow as tf
 
 import omc.keras.dispatch  # noqa: F401 - ops meet compressed variables
@@ -47,6 +49,7 @@ def wrap(model, policy):
                 "a diverged model cannot be compressed; wrap it before training diverges.",
             )
 
+    gc.collect()  # What built the model leaves initial values behind, in cycles that hold them dense.
     for index, planned in enumerate(plan):
         if planned.codec is None:
             continue
@@ -80,14 +83,25 @@ def compressed_variable(original, planned, policy, index):
 
 
 def _settle(variables):
-    """Moves the buffers from host memory into TensorFlow's, now that the dense originals are gone.
+    """Lays the buffers side by side, now that the dense originals are gone.
 
-    Codes written between dense neighbours would sit in chunks up to twice their size: the allocator
-    splits a free chunk only when it is at least double the request. In the free space that the
-    originals leave together, the buffers lie side by side.
+    Codes written between dense neighbours sit in chunks up to twice their size: the allocator
+    splits a free chunk only when it is at least double the request. So all of them leave its memory
+    first, and come back into the free space that the originals left together.
     """
+    codes = [np.array(variable.buffer) for variable in variables]
     for variable in variables:
-        variable.buffer.assign(tf.raw_ops.DeepCopy(x=variable.buffer.read_value()))
+        _put(variable, tf.zeros([0], tf.uint8))
+    for index, variable in enumerate(variables):
+        _put(variable, tf.raw_ops.DeepCopy(x=codes[index]))
+        codes[index] = None
+
+
+def _put(variable, codes):
+    # A raw op, because a variable's own assign() wants its shape.
+    tf.raw_ops.AssignVariableOp(
+        resource=variable.buffer.handle, value=codes, validate_shape=False
+    )
 
 
 def rounding_seed(policy, index):
