@@ -40,4 +40,8 @@ class InputTypeError(OmcError, TypeError):
 
 
 class ModelError(OmcError, ValueError):
-    """A model that cannot be wrapped: unbuilt, already wrapped, not a Keras model."""
+    """A model that cannot be wrapped, saved or loaded into: unbuilt, already wrapped, not wrapped."""
+
+
+class ArtifactError(OmcError, ValueError):
+    """A file that cannot be written or read, is no whole artifact, or is another model's."""
