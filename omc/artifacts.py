@@ -84,7 +84,7 @@ def write(path, artifact):
         artifact: `Artifact`.
 
     Raises:
-        InputTypeError: `path` is no path.
+        InputTypeError: `path` is no path, or a variable holds strings.
         ArtifactError: The file cannot be written; what was there is untouched, nothing is left.
     """
     path = checked_path(path)
@@ -211,6 +211,9 @@ def _packed(entries):
     tensors, table, raw = {}, [], {}
     for index, entry in enumerate(entries):
         row = {"name": entry.name, "shape": list(entry.shape)}
+        if entry.data.dtype.hasobject:
+            got = f"{entry.name!r} of dtype {entry.data.dtype}"
+            raise InputTypeError("artifact", "variables of numbers or bools", got)
         if entry.codec:
             tensors[str(index)] = np.ascontiguousarray(entry.data)
             row.update(format=entry.codec.format.name, transform=entry.codec.transform)

@@ -40,7 +40,7 @@ class InputTypeError(OmcError, TypeError):
 
 
 class ModelError(OmcError, ValueError):
-    """A model that cannot be wrapped, saved or loaded into: unbuilt, already wrapped, not wrapped."""
+    """A model in the wrong state: unbuilt, already wrapped, or not wrapped where it has to be."""
 
 
 class ArtifactError(OmcError, ValueError):

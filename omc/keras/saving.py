@@ -4,9 +4,9 @@ import tensorflow as tf
 
 from omc import artifacts
 from omc.errors import ArtifactError, InputTypeError, ModelError
+from omc.formats import FP32
 from omc.keras import wrapping
 from omc.keras.variable import CompressedVariable
-from omc.formats import FP32
 from omc.policies import PlannedVariable, Policy, VariableSpec
 
 _KIND = "model"
@@ -159,7 +159,7 @@ def _described(entry):
 def _format(codec):
     """A codec in words, for messages and for comparison."""
     if codec is None:
-        return "no format"
+        return "raw form"
     return codec.format.name if codec.transform else f"{codec.format.name} without transform"
 
 
