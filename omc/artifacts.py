@@ -34,6 +34,7 @@ _VERSION = re.compile(rb'"omc_artifact":"([0-9]{1,9})"')
 # Fixed width, so that digest and size can be put in when the file is complete.
 _CHECKSUM = re.compile(rb'"checksum":"sha256:([0-9a-f]{64}):([0-9]{16})"')
 _BLANK = f"sha256:{'0' * 64}:{'0' * 16}"
+_NODE = re.compile(r"^\{\{.*?\}\} ")  # With which TensorFlow's messages begin.
 _LONGEST_HEADER = 100_000_000  # The format's own limit.
 _CHUNK = 1 << 20
 _NATIVE = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -194,7 +195,7 @@ def replacing(path):
         raise ArtifactError(
             "path",
             "a place that can be written to, with enough room",
-            f"{path!r}: {getattr(error, 'strerror', None) or error}",
+            f"{path!r}: {getattr(error, 'strerror', None) or _NODE.sub('', str(error))}",
             "what was there before is untouched.",
         ) from error
     finally:
