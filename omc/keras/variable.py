@@ -7,6 +7,7 @@ from tensorflow.python.ops import resource_variable_ops
 
 from omc import kernels
 from omc.compressed import Codec
+from omc.errors import ModelError
 from omc.keras import schedule
 
 _ids = itertools.count()
@@ -207,6 +208,17 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
     def _restore_from_tensors(self, restored_tensors):
         # Checkpoints hold the dense value, for plain and for wrapped models.
         return self.assign(restored_tensors["VARIABLE_VALUE"])
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        if save_type == "savedmodel":  # Its functions would need `handle`, which holds no value.
+            raise ModelError(
+                "model",
+                "a plain model, for TensorFlow's and Keras' own SavedModel",
+                f"a wrapped one, whose {self.name!r} is stored compressed",
+                "use omc.export(model, path) for a SavedModel, omc.save(model, path) for the packed"
+                " weights, or model.save('name.keras') for dense ones.",
+            )
+        return super()._trackable_children(save_type, **kwargs)
 
     def _next_seed(self):
         if self._seed is None:

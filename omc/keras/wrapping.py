@@ -37,30 +37,44 @@ def wrap(model, policy):
         InputError: NaN or Inf weights, or an override that matches nothing; the model is untouched.
     """
     policy = Policy.of(policy)
-    _check_model(model)
-    variables = list({id(v): v for v in model.variables}.values())
+    check_model(model)
+    variables = variables_of(model)
     plan = policy.plan([VariableSpec.of(variable) for variable in variables])
-    for variable, planned in zip(variables, plan):
-        if planned.codec is not None and not tf.reduce_all(tf.math.is_finite(variable)):
-            raise InputError(
-                "model",
-                "finite weights",
-                f"NaN or Inf in {planned.spec.name!r}",
-                "a diverged model cannot be compressed; wrap it before training diverges.",
-            )
+    _check_finite(variables, plan)
 
+    def create(original, planned, index):
+        return compressed_variable(original, planned, policy, index)
+
+    install(model, variables, plan, create)
+    return model
+
+
+def variables_of(model):
+    """A model's variables, each once, in the order of `model.variables` and of a plan."""
+    return list({id(v): v for v in model.variables}.values())
+
+
+def install(model, variables, plan, create):
+    """Puts a plan's compressed variables in the place of a plain model's own.
+
+    Args:
+        model: A plain model that `check_model` has let pass.
+        variables: List of `variables_of(model)`, which must not be held elsewhere; it is emptied of
+            the originals one by one, so that each is gone before the next one's turn.
+        plan: Tuple of PlannedVariable, in the same order.
+        create: (original, planned, index) -> `CompressedVariable`.
+    """
     gc.collect()  # What built the model leaves initial values behind, in cycles that hold them dense.
     for index, planned in enumerate(plan):
         if planned.codec is None:
             continue
         original, variables[index] = variables[index], None
-        variables[index] = compressed_variable(original, planned, policy, index)
+        variables[index] = create(original, planned, index)
         _replace(model, original, variables[index])
         del original
     _settle([v for v in variables if isinstance(v, CompressedVariable)])
     vars(model)["_omc_plan"] = plan  # Not by attribute: Keras would track the tuples.
     model.train_function = model.test_function = model.predict_function = None
-    return model
 
 
 def compressed_variable(original, planned, policy, index):
@@ -99,9 +113,7 @@ def _settle(variables):
 
 def _put(variable, codes):
     # A raw op, because a variable's own assign() wants its shape.
-    tf.raw_ops.AssignVariableOp(
-        resource=variable.buffer.handle, value=codes, validate_shape=False
-    )
+    tf.raw_ops.AssignVariableOp(resource=variable.buffer.handle, value=codes, validate_shape=False)
 
 
 def rounding_seed(policy, index):
@@ -111,7 +123,8 @@ def rounding_seed(policy, index):
     return tf.constant([policy.seed % 2**31, index], tf.int32)
 
 
-def _check_model(model):
+def check_model(model):
+    """Raises the error of a model that cannot be wrapped."""
     if not isinstance(model, tf.keras.Model):
         raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
     if hasattr(model, "_omc_plan"):
@@ -133,6 +146,17 @@ def _check_model(model):
             "one whose optimizer holds slots of the dense variables",
             "wrap first, then compile.",
         )
+
+
+def _check_finite(variables, plan):
+    for variable, planned in zip(variables, plan):
+        if planned.codec is not None and not tf.reduce_all(tf.math.is_finite(variable)):
+            raise InputError(
+                "model",
+                "finite weights",
+                f"NaN or Inf in {planned.spec.name!r}",
+                "a diverged model cannot be compressed; wrap it before training diverges.",
+            )
 
 
 def _replace(model, original, compressed):

@@ -30,7 +30,9 @@ def _library():
     try:
         library = tf.load_op_library(str(path))
     except tf.errors.OpError as error:
-        warnings.warn(f"{path.name} does not load, OMC runs slower without it: {error}", stacklevel=2)
+        warnings.warn(
+            f"{path.name} does not load, OMC runs slower without it: {error}", stacklevel=2
+        )
         return None
     for op in ("Omc>Decode", "Omc>DecodeVariable", "Omc>Add"):
         tf.no_gradient(op)
@@ -90,9 +92,7 @@ def decode(buffer, fmt, shape, transform):
 
 def decode_variable(handle, fmt, shape, transform):
     """As `decode`, from the uint8 variable behind `handle`."""
-    return _library().omc_decode_variable(
-        handle, **_widths(fmt), shape=shape, transform=transform
-    )
+    return _library().omc_decode_variable(handle, **_widths(fmt), shape=shape, transform=transform)
 
 
 def can_add(fmt, transform):
