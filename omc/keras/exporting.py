@@ -10,8 +10,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.saved_model import fingerprinting_utils
 from tensorflow.python.trackable.resource import CapturableResource
 
-from omc import artifacts
-from omc import kernels
+from omc import artifacts, kernels
 from omc.errors import ModelError
 from omc.keras.saving import check_wrapped, stored_order
 from omc.keras.variable import CompressedVariable

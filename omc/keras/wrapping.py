@@ -64,7 +64,7 @@ def install(model, variables, plan, create):
         plan: Tuple of PlannedVariable, in the same order.
         create: (original, planned, index) -> `CompressedVariable`.
     """
-    gc.collect()  # What built the model leaves initial values behind, in cycles that hold them dense.
+    gc.collect()  # Building leaves initial values behind, in cycles that hold them dense.
     for index, planned in enumerate(plan):
         if planned.codec is None:
             continue

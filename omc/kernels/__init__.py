@@ -20,7 +20,7 @@ _local = threading.local()
 _refusals = []
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _library():
     from omc.kernels import build  # Here, so that `python -m omc.kernels.build` is the only one.
 
@@ -124,7 +124,7 @@ def _widths(fmt):
     return dict(bits=fmt.bits, sign_bits=fmt.sign_bits, exponent_bits=fmt.exponent_bits)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _growth(fmt):
     constants = transforms.growth_constants(fmt)
     return {name: float(np.float32(value)) for name, value in constants.items()}

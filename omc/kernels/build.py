@@ -37,7 +37,7 @@ def library_path():
 
 
 def find_compiler():
-    """The C++ compiler's command (list of str): $CXX, or the first of g++, c++, clang++; or None."""
+    """Command of the C++ compiler (list of str): $CXX, g++, c++ or clang++; None without one."""
     for candidate in (os.environ.get("CXX"), "g++", "c++", "clang++"):
         command = shlex.split(candidate or "")
         if command and shutil.which(command[0]):
@@ -97,8 +97,8 @@ def main():
     """Builds and says in one line what came of it; a missing compiler is no failure."""
     parser = argparse.ArgumentParser(
         prog="python -m omc.kernels.build",
-        description="Compile OMC's native ops. Without a C++ compiler OMC runs on TensorFlow alone, "
-        "with the same results, slower.",
+        description="Compile OMC's native ops. Without a C++ compiler OMC runs on TensorFlow "
+        "alone, with the same results, slower.",
     )
     parser.parse_args()
     if find_compiler() is None:
