@@ -70,6 +70,18 @@ class Codec:
             return self._join(self._round(values, seed))
         return self._join(*transforms.fit(values, self.format, self._noise(seed)))
 
+    def zeros(self):
+        """Buffer of zeros that takes the range of the first values added to it.
+
+        Its scale is the smallest there is, from where it grows at once to what is needed; a fitted
+        one would be 1, and lose everything below its first code.
+        """
+        buffer = self.encode(tf.zeros(self.shape))
+        if not self.transform:
+            return buffer
+        trailer = to_bytes(tf.constant([transforms.MIN_SCALE, 0.0]))
+        return tf.concat([buffer[: self.nbytes - _TRAILER_BYTES], trailer], axis=0)
+
     def decode(self, buffer):
         """Dense float32 tensor of `shape`: scale * u' + offset for every code."""
         if not self.format.is_fp32 and kernels.usable():
@@ -169,7 +181,7 @@ class Codec:
 
     def _sum(self, buffer, delta, sign):
         """u' + sign * delta / scale, flat."""
-        units = transforms.values_of_codes(self._flat_codes(buffer), self.format)
+        units = transforms.values_of_codes(self._flat_codes(buffer), self.format, stored=True)
         scale, _ = self.transform_of(buffer)
         shift = _finite(tf.reshape(delta, [self.count]) * (sign / scale))
         if self.transform:

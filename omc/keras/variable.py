@@ -29,11 +29,14 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
     Attributes:
         codec: `Codec` or `PartialCodec` of the buffer.
         buffer: tf.Variable, uint8 [nbytes]: all that is stored.
+        slot_codec: `Codec` of the optimizer's slots for this variable; None leaves them dense.
     """
 
     _variable_call = None  # tf.Variable's metaclass would read our arguments as its own.
 
-    def __init__(self, codec, buffer, name, trainable=True, constraint=None, seed=None):
+    def __init__(
+        self, codec, buffer, name, trainable=True, constraint=None, seed=None, slot_codec=None
+    ):
         """Creates the variable around a buffer.
 
         Args:
@@ -43,7 +46,9 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             trainable: Whether gradient tapes watch it.
             constraint: As in tf.Variable.
             seed: None to round updates to nearest, or int32 [2] for stochastic rounding.
+            slot_codec: As the attribute.
         """
+        self.slot_codec = slot_codec
         in_graph = not tf.executing_eagerly() and not tf.inside_function()
         self.codec = codec
         length = [codec.nbytes] if hasattr(codec, "nbytes") else [None]

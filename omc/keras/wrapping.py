@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import omc.keras.dispatch  # noqa: F401 - ops meet compressed variables
 import omc.keras.optimizers  # noqa: F401 - optimizers meet them
+from omc.compressed import Codec
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
@@ -93,6 +94,7 @@ def compressed_variable(original, planned, policy, index):
         trainable=original.trainable,
         constraint=original.constraint,
         seed=rounding_seed(policy, index),
+        slot_codec=policy.slots and Codec(policy.slots, planned.spec.shape),
     )
 
 

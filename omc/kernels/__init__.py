@@ -121,7 +121,12 @@ def add_in_place(handle, delta, sign, key, fmt):
 
 
 def _widths(fmt):
-    return dict(bits=fmt.bits, sign_bits=fmt.sign_bits, exponent_bits=fmt.exponent_bits)
+    return dict(
+        bits=fmt.bits,
+        sign_bits=fmt.sign_bits,
+        exponent_bits=fmt.exponent_bits,
+        feedback_bits=fmt.feedback_bits,
+    )
 
 
 @functools.cache

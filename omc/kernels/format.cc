@@ -4,7 +4,7 @@
 
 namespace omc {
 
-Format::Format(int bits, int sign_bits, int exponent_bits)
+Format::Format(int bits, int sign_bits, int exponent_bits, int feedback_bits)
     : bits(bits), sign_bits(sign_bits), exponent_bits(exponent_bits) {
   const bool integer = exponent_bits == 0;
   const bool wide = exponent_bits == 8;
@@ -20,7 +20,9 @@ Format::Format(int bits, int sign_bits, int exponent_bits)
   min_normal = wide ? 0.0f : std::ldexp(1.0f, 1 - bias);
   normal_from = wide ? 0 : 1u << mantissa_bits;
   rebias = integer ? 0 : static_cast<uint32_t>(127 - bias) << 23;
-  most = integer ? 0 : (max_code << (23 - mantissa_bits)) + rebias;
+  read_max = max_code >> feedback_bits << feedback_bits;
+  half = feedback_bits ? 1u << (feedback_bits - 1) : 0;
+  keep = ~((1u << feedback_bits) - 1);
 }
 
 }  // namespace omc

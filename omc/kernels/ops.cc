@@ -54,14 +54,15 @@ void ForColumns(OpKernelContext* context, int64_t columns, int64_t cycles, const
 class CodecKernel : public OpKernel {
  public:
   explicit CodecKernel(OpKernelConstruction* context)
-      : OpKernel(context), format_(2, 1, 0), layout_{0, 0} {
-    int bits, sign_bits, exponent_bits;
+      : OpKernel(context), format_(2, 1, 0, 0), layout_{0, 0} {
+    int bits, sign_bits, exponent_bits, feedback_bits;
     OP_REQUIRES_OK(context, context->GetAttr("bits", &bits));
     OP_REQUIRES_OK(context, context->GetAttr("sign_bits", &sign_bits));
     OP_REQUIRES_OK(context, context->GetAttr("exponent_bits", &exponent_bits));
+    OP_REQUIRES_OK(context, context->GetAttr("feedback_bits", &feedback_bits));
     OP_REQUIRES(context, bits >= 2 && bits <= 32 && exponent_bits >= 0 && exponent_bits <= 8,
                 InvalidArgument("no such format"));
-    format_ = Format(bits, sign_bits, exponent_bits);
+    format_ = Format(bits, sign_bits, exponent_bits, feedback_bits);
   }
 
  protected:
@@ -264,6 +265,7 @@ REGISTER_OP("Omc>Decode")
     .Attr("bits: int")
     .Attr("sign_bits: int")
     .Attr("exponent_bits: int")
+    .Attr("feedback_bits: int")
     .Attr("shape: shape")
     .Attr("transform: bool")
     .SetShapeFn(DecodedShape);
@@ -275,6 +277,7 @@ REGISTER_OP("Omc>DecodeVariable")
     .Attr("bits: int")
     .Attr("sign_bits: int")
     .Attr("exponent_bits: int")
+    .Attr("feedback_bits: int")
     .Attr("shape: shape")
     .Attr("transform: bool")
     .SetIsStateful()
@@ -286,6 +289,7 @@ REGISTER_KERNEL_BUILDER(Name("Omc>DecodeVariable").Device(tensorflow::DEVICE_CPU
   Attr("bits: int")             \
       .Attr("sign_bits: int")     \
       .Attr("exponent_bits: int") \
+      .Attr("feedback_bits: int") \
       .Attr("inverse_limit: float") \
       .Attr("widest: float")      \
       .Attr("headroom: float")

@@ -100,17 +100,20 @@ inline uint32_t Select(bool first, uint32_t a, uint32_t b) {  // Never a branch.
 
 template <int kBits, Kind kKind>
 inline float Value(uint32_t code, const Format& f) {
+  const int32_t read_max = static_cast<int32_t>(f.read_max);
   if (kKind == kInteger) {
-    return static_cast<float>(static_cast<int32_t>(code << (32 - kBits)) >> (32 - kBits));
+    const int32_t extended = static_cast<int32_t>(code << (32 - kBits)) >> (32 - kBits);
+    const int32_t read = static_cast<int32_t>((extended + f.half) & f.keep);
+    return static_cast<float>(read < read_max ? read : read_max);
   }
   const int fields = f.exponent_bits + f.mantissa_bits;
-  const uint32_t magnitude = code & ((1u << fields) - 1);
-  const uint32_t normal = magnitude << (23 - f.mantissa_bits);
+  int32_t read = static_cast<int32_t>(((code & ((1u << fields) - 1)) + f.half) & f.keep);
+  read = read < read_max ? read : read_max;
+  const uint32_t magnitude = static_cast<uint32_t>(read);
   // f.normal_from is 0 with 8 exponent bits, where float32's own subnormals have the structure.
-  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * f.step;
-  uint32_t bits = normal + f.rebias;
-  bits = bits < f.most ? bits : f.most;
-  bits = Select(magnitude < f.normal_from, AsBits(subnormal), bits);
+  const float subnormal = static_cast<float>(read) * f.step;
+  const uint32_t normal = (magnitude << (23 - f.mantissa_bits)) + f.rebias;
+  const uint32_t bits = Select(magnitude < f.normal_from, AsBits(subnormal), normal);
   // A format without a sign has no bit there; shifting it out leaves 0.
   return AsFloat(bits | (f.sign_bits ? code >> fields << 31 : 0));
 }
@@ -175,7 +178,7 @@ struct Halves {
   // The top exponent of halves means Inf and NaN, so formats must stay below it.
   static bool Fit(const Format& f, float scale) {
     return f.sign_bits && f.exponent_bits >= 2 && f.exponent_bits <= 4 && f.mantissa_bits <= 10 &&
-           scale < 0x1p100f;
+           !f.half && scale < 0x1p100f;
   }
 
   static Words Load(const uint8_t* bytes) {
@@ -252,7 +255,8 @@ __attribute__((noinline)) void Decode(const Format& format, const Layout& layout
 template <int kBits, Kind kKind, bool kStochastic>
 __attribute__((noinline)) float MoveCodes(const Format& format, const Layout& layout, const uint8_t* planes, const Move& move,
                 int64_t begin, int64_t end, uint8_t* moved) {
-  const Format f = format;
+  Format f = format;
+  f.read_max = f.max_code, f.half = 0, f.keep = ~0u;  // An update adds to the feedback bits.
   const float factor = move.factor, shrink = move.shrink;
   const uint32_t key[2] = {move.key[0], move.key[1]};
   alignas(64) uint32_t codes[kTile];

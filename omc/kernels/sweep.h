@@ -11,7 +11,7 @@ namespace omc {
 
 // A number format as its loops need it; see omc/formats.py.
 struct Format {
-  Format(int bits, int sign_bits, int exponent_bits);
+  Format(int bits, int sign_bits, int exponent_bits, int feedback_bits);
 
   int bits;              // Width of a code.
   int sign_bits;         // 0 or 1.
@@ -25,7 +25,8 @@ struct Format {
   float min_normal;      // 0 where float32's subnormals serve.
   uint32_t normal_from;  // Code of min_normal.
   uint32_t rebias;       // What turns the exponent field into float32's, in float32's bits.
-  uint32_t most;         // Bits of the largest value.
+  uint32_t read_max;     // Largest code magnitude of a read: max_code without feedback bits.
+  uint32_t half, keep;   // A read of code c is (c + half) & keep, at most read_max.
 };
 
 // Codes of one variable: 8 rows of `columns`, of which the first `count` are weights.
