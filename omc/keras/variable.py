@@ -225,6 +225,15 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             )
         return super()._trackable_children(save_type, **kwargs)
 
+    def reseed(self, word):
+        """Starts another stream of stochastic rounding; without it nothing happens.
+
+        Args:
+            word: int32 scalar; equal words give equal streams.
+        """
+        if self._seed is not None:
+            self._updates.assign(word, read_value=False)
+
     def _next_seed(self):
         if self._seed is None:
             return None

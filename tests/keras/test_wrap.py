@@ -73,7 +73,7 @@ def target(model, x):
 
 def pair(build, fmt="S1E3M7"):
     """A wrapped model and a plain one on its decoded weights."""
-    wrapped, plain = omc.wrap(build(), fmt), build()
+    wrapped, plain = omc.wrap(build(), omc.Policy(fmt, rounding="nearest")), build()
     plain.set_weights([v.numpy() for v in wrapped.variables])
     return wrapped, plain
 
