@@ -83,9 +83,9 @@ class Policy:
         seed: Seed of that draw and of stochastic rounding.
         overrides: Glob pattern of variable names -> Format or name; the first match wins, "FP32"
             keeps a variable as it is. Overridden variables take no part in the draw.
-        rounding: "stochastic" (unbiased, the default) or "nearest": how an updated weight is rounded
-            during training. Under nearest, updates below half a code step vanish; the experiment
-            behind the default is in docs/training_quality.md.
+        rounding: "stochastic" (unbiased) or "nearest": how an updated weight is rounded during
+            training. Under nearest, updates below half a code step vanish; the experiment behind
+            the default is in docs/training_quality.md.
         slots: None to leave an optimizer's slots (momentum, Adam's moments) in float32, or the
             format in which those of quantized variables are stored. They are rounded
             stochastically, for their updates are small, and need a range that minifloats with at
