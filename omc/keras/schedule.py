@@ -51,7 +51,12 @@ def _depends(operation, other):
         current = stack.pop()
         if current is other:
             return True
-        for parent in [tensor.op for tensor in current.inputs] + list(current.control_inputs):
+        parents = [tensor.op for tensor in current.inputs] + list(current.control_inputs)
+        for tensor in current.inputs:
+            if tensor.dtype == tf.resource:
+                # A read waits for the writes before it, as functions order them when traced.
+                parents += [op for op in tensor.consumers() if op.type != "ReadVariableOp"]
+        for parent in parents:
             if parent not in seen:
                 seen.add(parent)
                 stack.append(parent)

@@ -299,7 +299,7 @@ def diverged():
     [
         (InputTypeError, "model", lambda: omc.wrap("model", "INT8")),
         (InputTypeError, "policy", lambda: omc.wrap(dense_model(), None)),
-        (ModelError, "model", lambda: omc.wrap(tf.keras.Sequential([L.Dense(3)]), "INT8")),
+        (ModelError, "model", lambda: omc.memory_report(tf.keras.Sequential([L.Dense(3)]))),
         (ModelError, "model", lambda: omc.wrap(omc.wrap(dense_model(), "INT8"), "INT8")),
         (ModelError, "model", lambda: omc.wrap(built_optimizer(), "INT8")),
         (InputError, "model", lambda: omc.wrap(diverged(), "INT8")),
