@@ -51,7 +51,11 @@ def _unhook(model):
 
 
 def _first_call(model):
+    method = model.call
+
     def call(*args, **kwargs):
+        if not base_layer_utils.call_context().in_call:  # Keras' `build` calls it so.
+            return method(*args, **kwargs)
         _unhook(model)
         try:
             _create_variables(model, args, kwargs)
@@ -64,7 +68,7 @@ def _first_call(model):
         return _call(model)(*args, **kwargs)
 
     call.autograph_info__ = None  # AutoGraph then leaves this as it is; `_call` converts the rest.
-    return functools.wraps(model.call)(call)
+    return functools.wraps(method)(call)
 
 
 def _first_build(model):

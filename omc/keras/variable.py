@@ -7,6 +7,7 @@ from keras.src.mixed_precision import autocast_variable
 from tensorflow.python.ops import resource_variable_ops
 
 from omc.keras import schedule
+from omc.keras.gradients import custom_gradient
 
 _ids = itertools.count()
 
@@ -112,7 +113,7 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         return self._cast(self._dense_value())
 
     def _dense_value(self):
-        @tf.custom_gradient
+        @custom_gradient
         def read(handle):
             del handle  # Only the gradient's address.
             return self.decode(), lambda upstream: upstream
