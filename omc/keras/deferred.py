@@ -54,7 +54,7 @@ def _first_call(model):
     method = model.call
 
     def call(*args, **kwargs):
-        if not base_layer_utils.call_context().in_call:  # Keras' `build` calls it so.
+        if not model.built:  # Keras' `build` calls it so, and more may come.
             return method(*args, **kwargs)
         _unhook(model)
         try:

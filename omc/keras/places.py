@@ -37,8 +37,9 @@ class Places:
 
     def replace(self, original, other):
         """Puts `other` in every place of `original`; tuples and partials are rebuilt."""
+        done = {}
         for holder, key in self._places.pop(id(original)):
-            holder[key] = _rebuilt(holder[key], original, other)
+            holder[key] = _rebuilt(holder[key], original, other, done)
         for counts in self._counts.pop(id(original)):
             counts[other] = counts.pop(original)
 
@@ -69,15 +70,24 @@ class Places:
         return set()
 
 
-def _rebuilt(value, original, other):
+def _rebuilt(value, original, other, done):
+    """`value` with `other` for `original`; one object in two places stays one, by `done`."""
     if value is original:
         return other
+    if not isinstance(value, (_Reference, functools.partial, tuple)):
+        return value
+    if id(value) in done:
+        return done[id(value)][1]
     if isinstance(value, _Reference):
-        return _Reference(value.name, other) if value.ref is original else value
-    if isinstance(value, functools.partial):
-        args = [_rebuilt(item, original, other) for item in value.args]
-        return functools.partial(value.func, *args, **value.keywords)
-    if isinstance(value, tuple):
-        items = [_rebuilt(item, original, other) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return value
+        new = _Reference(value.name, _rebuilt(value.ref, original, other, done))
+    elif isinstance(value, functools.partial):
+        args = [_rebuilt(item, original, other, done) for item in value.args]
+        new = functools.partial(value.func, *args, **value.keywords)
+    else:
+        items = [_rebuilt(item, original, other, done) for item in value]
+        inner = getattr(value, "__wrapped__", value)
+        new = type(inner)(*items) if hasattr(inner, "_fields") else type(inner)(items)
+        if inner is not value:  # TensorFlow wraps the tuples that are attributes.
+            new = type(value)(new)
+    done[id(value)] = value, new  # With the old one, so that its id is not given again.
+    return new
