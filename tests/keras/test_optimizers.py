@@ -30,6 +30,7 @@ OPTIMIZERS = {
     "Ftrl": dict(learning_rate=0.1),
     "Lion": dict(learning_rate=0.01),
 }
+UNDER_FIT = ("SGD", "nesterov", "Adam", "AdamW", "Adagrad", "RMSprop", "Ftrl")
 OPTIONS = {
     "clipnorm": dict(clipnorm=0.1),
     "global_clipnorm": dict(global_clipnorm=0.1),
@@ -109,8 +110,9 @@ def train_side_by_side(name, loop, roundings=1, steps=3, **options):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_is_the_plain_step_rounded_once(name):
+    loop = "fit" if name.split()[-1] in UNDER_FIT else "eager"  # Tracing takes its time.
     # Keras decays weights in a store of its own; FTRL stores whole new values, which may refit.
-    train_side_by_side(name, "fit", roundings={"AdamW": 2, "Ftrl": 3}.get(name, 1))
+    train_side_by_side(name, loop, roundings={"AdamW": 2, "Ftrl": 3}.get(name, 1))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -136,9 +138,10 @@ def test_sparse_gradients(name):
 
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
 @pytest.mark.parametrize("option", OPTIONS)
-def test_options_under_fit(option, name):
+def test_options(option, name):
     roundings = 2 if option in ("weight_decay", "ema_overwrite") else 1
-    wrapped, plain, ours, theirs = train_side_by_side(name, "fit", roundings, **OPTIONS[option])
+    loop = "fit" if name == "Adam" else "eager"
+    wrapped, plain, ours, theirs = train_side_by_side(name, loop, roundings, **OPTIONS[option])
     if "ema" in option:
         ours.finalize_variable_values(wrapped.trainable_variables)
         theirs.finalize_variable_values(plain.trainable_variables)
