@@ -13,6 +13,7 @@ import inspect
 
 import tensorflow as tf
 
+from omc.keras.gradients import custom_gradient
 from omc.keras.variable import CompressedVariable
 
 
@@ -26,7 +27,7 @@ def _linear(forward, input_gradient, kernel_gradient):
     """
 
     def transient(x, variable):
-        @tf.custom_gradient
+        @custom_gradient
         def run(x, handle):
             del handle
 

@@ -9,7 +9,18 @@ import weakref
 
 import tensorflow as tf
 
-_backward_reads = weakref.WeakKeyDictionary()  # graph -> [(variable, op of its backward read)]
+_graphs = weakref.WeakSet()  # Graphs with backward reads, for tests.
+
+
+def backward_reads(graph):
+    """Backward reads of a graph so far: a list of (variable, op that reads its buffer).
+
+    Kept at the graph, for an op holds its graph: a weak dictionary would keep both for ever.
+    """
+    if not hasattr(graph, "_omc_backward_reads"):
+        graph._omc_backward_reads = []
+        _graphs.add(graph)
+    return graph._omc_backward_reads
 
 
 def backward_read(variable, buffer):
@@ -20,7 +31,7 @@ def backward_read(variable, buffer):
         buffer: Tensor, the buffer as read.
     """
     if not tf.executing_eagerly():
-        _backward_reads.setdefault(buffer.graph, []).append((variable, buffer.op))
+        backward_reads(buffer.graph).append((variable, buffer.op))
 
 
 def updated(variable, store):
@@ -35,7 +46,7 @@ def updated(variable, store):
     """
     if tf.executing_eagerly():
         return
-    reads = _backward_reads.get(store.graph, [])
+    reads = backward_reads(store.graph)
     mine = [index for index, (owner, _) in enumerate(reads) if owner is variable]
     if not mine or mine[-1] + 1 == len(reads):
         return
@@ -51,7 +62,12 @@ def _depends(operation, other):
         current = stack.pop()
         if current is other:
             return True
-        for parent in [tensor.op for tensor in current.inputs] + list(current.control_inputs):
+        parents = [tensor.op for tensor in current.inputs] + list(current.control_inputs)
+        for tensor in current.inputs:
+            if tensor.dtype == tf.resource:
+                # A read waits for the writes before it, as functions order them when traced.
+                parents += [op for op in tensor.consumers() if op.type != "ReadVariableOp"]
+        for parent in parents:
             if parent not in seen:
                 seen.add(parent)
                 stack.append(parent)

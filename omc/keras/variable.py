@@ -3,12 +3,14 @@
 import itertools
 
 import tensorflow as tf
+from keras.src.mixed_precision import autocast_variable
 from tensorflow.python.ops import resource_variable_ops
 
 from omc import kernels
 from omc.compressed import Codec
 from omc.errors import ModelError
 from omc.keras import schedule
+from omc.keras.gradients import custom_gradient
 
 _ids = itertools.count()
 
@@ -35,7 +37,15 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
     _variable_call = None  # tf.Variable's metaclass would read our arguments as its own.
 
     def __init__(
-        self, codec, buffer, name, trainable=True, constraint=None, seed=None, slot_codec=None
+        self,
+        codec,
+        buffer,
+        name,
+        trainable=True,
+        constraint=None,
+        seed=None,
+        autocast=False,
+        slot_codec=None,
     ):
         """Creates the variable around a buffer.
 
@@ -46,6 +56,8 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             trainable: Whether gradient tapes watch it.
             constraint: As in tf.Variable.
             seed: None to round updates to nearest, or int32 [2] for stochastic rounding.
+            autocast: Whether reads inside a layer of a mixed precision policy have its compute
+                dtype, as Keras' AutoCastVariable.
             slot_codec: As the attribute.
         """
         self.slot_codec = slot_codec
@@ -53,6 +65,7 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         self.codec = codec
         length = [codec.nbytes] if hasattr(codec, "nbytes") else [None]
         self.buffer = tf.Variable(buffer, trainable=False, shape=length, name=f"{name}/codes")
+        self._autocast = autocast
         self._seed = seed
         if seed is not None:
             self._updates = tf.Variable(0, trainable=False, dtype=tf.int32, name=f"{name}/updates")
@@ -107,16 +120,30 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         """Tells tapes and functions that the variable takes part, as a read does."""
         resource_variable_ops.variable_accessed(self)
 
-    def read_value(self):
-        """Dense value, float32; gradients reach the variable. Kept as long as its users need it."""
+    @property
+    def _cast_dtype(self):
+        """Dtype that a read has here: a layer's compute dtype under mixed precision."""
+        current = getattr(autocast_variable._autocast_dtype, "dtype", None)
+        return current if self._autocast and current is not None else self.dtype
 
-        @tf.custom_gradient
+    def read_value(self):
+        """Dense value; gradients reach the variable. Kept as long as its users need it.
+
+        float32, or the compute dtype inside a layer under mixed precision; gradients are float32.
+        """
+        return self._cast(self._dense_value())
+
+    def _dense_value(self):
+        @custom_gradient
         def read(handle):
             del handle  # Only the gradient's address.
             return self.decode(), lambda upstream: upstream
 
         self.watch()
         return read(self.handle)
+
+    def _cast(self, value):
+        return value if value.dtype == self._cast_dtype else tf.cast(value, self._cast_dtype)
 
     value = read_value
 
@@ -133,11 +160,11 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
 
     def sparse_read(self, indices, name=None):
         """Rows of the value; what `tf.gather` and embedding lookups call."""
-        return tf.gather(self.read_value(), indices, name=name)
+        return self._cast(tf.gather(self._dense_value(), indices, name=name))
 
     def gather_nd(self, indices, name=None):
         """Slices of the value; what `tf.gather_nd` calls."""
-        return tf.gather_nd(self.read_value(), indices, name=name)
+        return self._cast(tf.gather_nd(self._dense_value(), indices, name=name))
 
     def assign(self, value, use_locking=None, name=None, read_value=True):
         """Stores new values; the transform is kept where its range fits them."""
