@@ -12,6 +12,9 @@ import tensorflow as tf
 _graphs = weakref.WeakSet()  # Graphs with backward reads, for tests.
 
 
+_READS = ("ReadVariableOp", "Omc>DecodeVariable")  # Ops on a variable that do not change it.
+
+
 def backward_reads(graph):
     """Backward reads of a graph so far: a list of (variable, op that reads its buffer).
 
@@ -66,7 +69,7 @@ def _depends(operation, other):
         for tensor in current.inputs:
             if tensor.dtype == tf.resource:
                 # A read waits for the writes before it, as functions order them when traced.
-                parents += [op for op in tensor.consumers() if op.type != "ReadVariableOp"]
+                parents += [op for op in tensor.consumers() if op.type not in _READS]
         for parent in parents:
             if parent not in seen:
                 seen.add(parent)
