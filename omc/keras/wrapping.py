@@ -65,12 +65,13 @@ def install(model, variables, plan, create):
         create: (original, planned, index) -> `CompressedVariable`.
     """
     gc.collect()  # Building leaves initial values behind, in cycles that hold them dense.
+    places = _places(model)
     for index, planned in enumerate(plan):
         if planned.codec is None:
             continue
         original, variables[index] = variables[index], None
         variables[index] = create(original, planned, index)
-        _replace(model, original, variables[index])
+        _replace(places.get(id(original), ()), original, variables[index])
         del original
     _settle([v for v in variables if isinstance(v, CompressedVariable)])
     vars(model)["_omc_plan"] = plan  # Not by attribute: Keras would track the tuples.
@@ -159,16 +160,44 @@ def _check_finite(variables, plan):
             )
 
 
-def _replace(model, original, compressed):
-    """Puts `compressed` in every place where the model's layers refer to `original`."""
+def _places(model):
+    """Where a model's layers refer to variables: id of the variable -> [(layer, attribute name)].
+
+    One walk for all variables, because a walk for each is quadratic: 12 s for DenseNet121.
+    """
+    places = {}
     for module in (model, *model.submodules):
-        for name, value in list(vars(module).items()):
-            replaced = _replaced(value, original, compressed)
-            if replaced is not value:
-                vars(module)[name] = replaced
-        counts = vars(module).get("_obj_reference_counts_dict")
-        if counts is not None and original in counts:
-            counts[compressed] = counts.pop(original)
+        for name, value in vars(module).items():
+            for variable in _held(value):
+                places.setdefault(id(variable), []).append((module, name))
+    return places
+
+
+def _held(value):
+    """Yields the variables in an attribute's value, in the containers that `_replaced` enters."""
+    if isinstance(value, tf.Variable):
+        yield value
+    elif isinstance(value, _Reference):
+        yield from _held(value.ref)
+    elif isinstance(value, functools.partial):
+        yield from _held(value.args)
+    elif isinstance(value, MutableMapping):
+        yield from (item for pair in value.items() for part in pair for item in _held(part))
+    elif isinstance(value, _CONTAINERS):
+        yield from (found for item in value for found in _held(item))
+
+
+def _replace(places, original, compressed):
+    """Puts `compressed` in every place, of one variable, that refers to `original`."""
+    for module, name in places:
+        value = vars(module)[name]
+        if name == "_obj_reference_counts_dict":
+            if original in value:
+                value[compressed] = value.pop(original)
+            continue
+        replaced = _replaced(value, original, compressed)
+        if replaced is not value:
+            vars(module)[name] = replaced
 
 
 def _replaced(value, original, compressed):
