@@ -64,11 +64,14 @@ def _depends(operation, other):
             return True
         parents = [tensor.op for tensor in current.inputs] + list(current.control_inputs)
         for tensor in current.inputs:
-            if tensor.dtype == tf.resource:
-                # A read waits for the writes before it, as functions order them when traced.
-                parents += [op for op in tensor.consumers() if op.type != "ReadVariableOp"]
+            if tensor.dtype == tf.resource:  # A function orders a read behind the writes before it.
+                parents += [op for op in tensor.consumers() if _writes(op) and op._id < current._id]
         for parent in parents:
             if parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
     return False
+
+
+def _writes(operation):
+    return operation.type not in ("ReadVariableOp", "ResourceGather", "IdentityN")
