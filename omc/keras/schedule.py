@@ -12,7 +12,7 @@ import tensorflow as tf
 _graphs = weakref.WeakSet()  # Graphs with backward reads, for tests.
 
 
-_READS = ("ReadVariableOp", "Omc>DecodeVariable")  # Ops on a variable that do not change it.
+_READS = ("ReadVariableOp", "ResourceGather", "IdentityN", "Omc>DecodeVariable")  # Ops on a variable that do not change it.
 
 
 def backward_reads(graph):
@@ -68,8 +68,9 @@ def _depends(operation, other):
         parents = [tensor.op for tensor in current.inputs] + list(current.control_inputs)
         for tensor in current.inputs:
             if tensor.dtype == tf.resource:
-                # A read waits for the writes before it, as functions order them when traced.
-                parents += [op for op in tensor.consumers() if op.type not in _READS]
+                # A function orders a read behind the writes that were traced before it.
+                earlier = [op for op in tensor.consumers() if op._id < current._id]
+                parents += [op for op in earlier if op.type not in _READS]
         for parent in parents:
             if parent not in seen:
                 seen.add(parent)
