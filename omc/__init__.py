@@ -13,7 +13,7 @@ import importlib
 from omc.compressed import CompressedTensor, compress, decompress
 from omc.errors import OmcError
 from omc.formats import Format
-from omc.keras import wrap
+from omc.keras import recompute, wrap
 from omc.measurement import memory_report
 from omc.policies import Policy
 from omc.version import __version__
@@ -29,6 +29,7 @@ __all__ = [
     "learning",
     "measurement",
     "memory_report",
+    "recompute",
     "wrap",
 ]
 

@@ -51,7 +51,12 @@ def _depends(operation, other):
         current = stack.pop()
         if current is other:
             return True
-        for parent in [tensor.op for tensor in current.inputs] + list(current.control_inputs):
+        parents = [tensor.op for tensor in current.inputs] + list(current.control_inputs)
+        if current.type == "ReadVariableOp":  # What was written before it, as momentum's slots are.
+            users = current.inputs[0].consumers()
+            writers = [op for op in users if op.type.startswith("Assign")]
+            parents += [op for op in writers if op._id < current._id]
+        for parent in parents:
             if parent not in seen:
                 seen.add(parent)
                 stack.append(parent)

@@ -9,6 +9,7 @@ import omc.keras.dispatch  # noqa: F401 - ops meet compressed variables
 import omc.keras.optimizers  # noqa: F401 - optimizers meet them
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras.variable import CompressedVariable
+from omc.keras.whole import penalty
 from omc.policies import Policy, VariableSpec
 
 _Reference = tf.__internal__.tracking.TrackableReference
@@ -144,7 +145,10 @@ def _replaced(value, original, compressed):
     if isinstance(value, functools.partial):
         args = tuple(_replaced(item, original, compressed) for item in value.args)
         if any(new is not old for new, old in zip(args, value.args)):
-            return functools.partial(value.func, *args, **value.keywords)
+            if not any(item is original for item in value.args):
+                return functools.partial(value.func, *args, **value.keywords)
+            # What Keras holds so is a weight's penalty.
+            return functools.partial(penalty, value.func, *args, **value.keywords)
         return value
     if isinstance(value, tuple):
         items = [_replaced(item, original, compressed) for item in value]
