@@ -70,7 +70,7 @@ def _again(op, args, kwargs, found):
 def _inside_convolution():
     """Whether a convolution over one axis is asking, which can be served itself when this fails."""
     frame = sys._getframe(1)
-    for _ in range(8):
+    for _ in range(16):
         if frame is None:
             return False
         if frame.f_code.co_name in ("conv1d", "conv1d_transpose"):

@@ -41,6 +41,27 @@ def recording():
     return record.could_possibly_record()
 
 
+def read(variable):
+    """Value of a plain variable, also inside the gradient of a branch of tf.cond.
+
+    Such a gradient may only use what the graph around it has.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    if type(graph).__name__ != "_CondGradFuncGraph":
+        return variable.read_value()
+    handle = graph.outer_graph.capture(variable.handle)
+    value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=variable.dtype)
+    return tf.ensure_shape(value, variable.shape)
+
+
+def there(tensor):
+    """The tensor as something to wait for: once it is there, not once its op may start.
+
+    TensorFlow inlines a call of a function, and then lets what waits for the call start at once.
+    """
+    return tensor if tf.executing_eagerly() else tf.identity(tensor)
+
+
 def _in_graph(results, inputs, gradient):
     inputs = [tf.convert_to_tensor(tensor) for tensor in inputs]
     identity = _identity(

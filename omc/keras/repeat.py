@@ -12,7 +12,7 @@ import sys
 import tensorflow as tf
 from tensorflow.python.ops import resource_variable_ops
 
-from omc.keras.gradient import differentiable
+from omc.keras.gradient import differentiable, there
 from omc.keras.variable import CompressedVariable
 
 # Keras' private modules, of the Keras that TensorFlow uses: what a layer's __call__ sets up around
@@ -60,7 +60,7 @@ def repeated(call, args, kwargs, layer=None, variables=(), decoded=(), after=Non
 
     def gradient(*upstream):
         upstream = [tf.convert_to_tensor(tensor) for tensor in upstream]
-        with tf.control_dependencies(upstream):
+        with tf.control_dependencies([there(tensor) for tensor in upstream]):
             again = [tf.identity(tensor) for tensor in inputs]
         values = [v.read(upstream[0], backward=not early, early=early) for v in decoded]
         with tf.GradientTape(watch_accessed_variables=False) as tape:

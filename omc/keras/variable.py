@@ -9,7 +9,7 @@ from tensorflow.python.ops import resource_variable_ops
 
 from omc import rows
 from omc.keras import late, schedule
-from omc.keras.gradient import differentiable, recording
+from omc.keras.gradient import differentiable, read, recording, there
 
 _ids = itertools.count()
 
@@ -91,8 +91,8 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             backward: Whether it is a layer's backward pass that decodes (see `omc.keras.schedule`).
             early: Whether it is a penalty's backward pass that decodes (see `omc.keras.late`).
         """
-        with tf.control_dependencies([] if after is None else [after]):
-            buffer = self.buffer.read_value()
+        with tf.control_dependencies([] if after is None else [there(after)]):
+            buffer = read(self.buffer)
         if early:
             late.register(self, buffer)
         if backward:
@@ -168,8 +168,8 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         indices = tf.convert_to_tensor(indices)
 
         def forward():
-            with tf.control_dependencies([indices]):
-                buffer = self.buffer.read_value()
+            with tf.control_dependencies([there(indices)]):
+                buffer = read(self.buffer)
             return [rows.decode_rows(self.codec, buffer, indices)]
 
         def gradient(upstream):

@@ -48,6 +48,7 @@ def wrap(model, policy):
                 "a diverged model cannot be compressed; wrap it before training diverges.",
             )
 
+    _forget_masks(model)
     for index, planned in enumerate(plan):
         if planned.codec is None:
             continue
@@ -89,6 +90,14 @@ def _settle(variables):
     """
     for variable in variables:
         variable.buffer.assign(tf.raw_ops.DeepCopy(x=variable.buffer.read_value()))
+
+
+def _forget_masks(model):
+    # Masks that cells cached while the model was built; tf.Module cannot walk over those of loops.
+    for layer in model._flatten_layers():
+        if hasattr(layer, "reset_recurrent_dropout_mask"):
+            layer.reset_recurrent_dropout_mask()
+            layer.reset_dropout_mask()
 
 
 def rounding_seed(policy, index):
