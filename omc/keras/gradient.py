@@ -42,16 +42,20 @@ def recording():
 
 
 def read(variable):
-    """Value of a plain variable, also inside the gradient of a branch of tf.cond.
-
-    Such a gradient may only use what the graph around it has.
-    """
-    graph = tf.compat.v1.get_default_graph()
-    if type(graph).__name__ != "_CondGradFuncGraph":
+    """Value of a plain variable, also inside the gradient of a branch of tf.cond."""
+    handle = _within(variable.handle)
+    if handle is variable.handle:
         return variable.read_value()
-    handle = graph.outer_graph.capture(variable.handle)
     value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=variable.dtype)
     return tf.ensure_shape(value, variable.shape)
+
+
+def _within(handle):
+    """The handle for the present graph: a branch's gradient may only use what is around it."""
+    graph = tf.compat.v1.get_default_graph()
+    if tf.executing_eagerly() or handle.dtype != tf.resource or type(graph).__name__ != "_CondGradFuncGraph":
+        return handle
+    return graph.outer_graph.capture(handle)
 
 
 def there(tensor):
@@ -63,7 +67,7 @@ def there(tensor):
 
 
 def _in_graph(results, inputs, gradient):
-    inputs = [tf.convert_to_tensor(tensor) for tensor in inputs]
+    inputs = [tf.convert_to_tensor(_within(tensor)) for tensor in inputs]
     identity = _identity(
         tuple(tensor.dtype for tensor in results), tuple(tensor.dtype for tensor in inputs)
     )
