@@ -21,7 +21,7 @@ def decode_rows(codec, buffer, indices):
             InvalidArgumentError, as `tf.gather` does.
 
     Returns:
-        float32 tensor [*indices.shape, *codec.shape[1:]], bit for bit what the codec's own ops give.
+        float32 tensor [*indices.shape, *codec.shape[1:]], bit for bit what the codec's ops give.
     """
     if isinstance(codec, PartialCodec):
         raw = Codec(FP32, codec.shape, transform=False)

@@ -53,7 +53,11 @@ def read(variable):
 def _within(handle):
     """The handle for the present graph: a branch's gradient may only use what is around it."""
     graph = tf.compat.v1.get_default_graph()
-    if tf.executing_eagerly() or handle.dtype != tf.resource or type(graph).__name__ != "_CondGradFuncGraph":
+    if (
+        tf.executing_eagerly()
+        or handle.dtype != tf.resource
+        or type(graph).__name__ != "_CondGradFuncGraph"
+    ):
         return handle
     return graph.outer_graph.capture(handle)
 
@@ -92,9 +96,9 @@ def _in_graph(results, inputs, gradient):
     return list(outputs)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _identity(results, inputs):
-    """The function that puts out its first arguments, for dtypes; traced once for each signature."""
+    """The function that puts out its first arguments; traced once for each signature."""
 
     def first(*arguments):
         return [tf.identity(argument) for argument in arguments[: len(results)]]

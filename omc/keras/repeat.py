@@ -110,7 +110,7 @@ class _Flat:
 
 
 def _read(value):
-    """A plain variable's value now, since the second run has to see the same; others as they are."""
+    """A plain variable's value now, which the second run has to see too; others as they are."""
     plain = isinstance(value, tf.Variable) and not isinstance(value, CompressedVariable)
     return tf.convert_to_tensor(value) if plain else value
 

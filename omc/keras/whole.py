@@ -81,7 +81,7 @@ for _class in L.Conv1D.__mro__:
 
 
 def penalty(function, *args, **kwargs):
-    """function(*args), the loss that a regularizer adds, with compressed arguments dense only in it.
+    """function(*args), the loss that a regularizer adds; compressed arguments are dense only in it.
 
     Args:
         function: Gives a tensor; called again in backward.

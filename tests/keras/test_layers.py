@@ -1,4 +1,4 @@
-"""Every Keras layer with weights: equal to plain Keras on the decoded weights, and how it is served.
+"""Every Keras layer with weights: equal to plain Keras on decoded weights, and how it is served.
 
 docs/layers.md holds the table of `CASES`; a test here compares them.
 """
@@ -282,14 +282,24 @@ def test_as_plain_keras(make, shape, served, graph):
     assert {row.served for row in omc.memory_report(wrapped).rows} <= {served, ""}
 
 
-@pytest.mark.parametrize("make, shape, served", [case for case in EACH if case.id.endswith("-0")])
-def test_one_step_of_fit(make, shape, served):
+@pytest.mark.parametrize(
+    "row",
+    [
+        "Dense",
+        "Conv1D",
+        "SeparableConv2D",
+        "Embedding, tied to the output's logits",
+        "a layer used twice",
+        "LSTM",
+    ],
+)
+def test_one_step_of_fit(row):
     """The update is the plain one up to what a code of 16 bits can say."""
+    make, shape = CASES[row][0][0]
     wrapped, plain = pair(make, shape)
     x = batch(plain)
     y = tf.zeros_like(plain(x))
     before = plain.get_weights()
-    plain.reset_states(), wrapped.reset_states()
     for model in (wrapped, plain):
         model.compile(tf.keras.optimizers.SGD(0.1), "mse")
         model.fit(x, y, batch_size=2, verbose=0)
@@ -335,7 +345,7 @@ def test_a_layer_with_activity_losses_inside():
 
 
 @pytest.mark.parametrize(
-    "make, shape", [(lambda **o: L.Dense(5, **o), (6,)), (lambda **o: L.LSTM(4, **o), STEPS)]
+    "make, shape", [(lambda **o: L.Dense(5, **o), (6,)), (lambda **o: L.SimpleRNN(4, **o), STEPS)]
 )
 def test_frozen_layers_and_constraints(make, shape):
     def limited():
@@ -400,7 +410,9 @@ def test_half_precision_inputs(dtype):
     np.testing.assert_allclose(dw, want, rtol=0.02, atol=0.05)
 
 
-@pytest.mark.parametrize("make, shape", [(lambda: L.Dense(5), (6,)), (lambda: L.LSTM(4), STEPS)])
+@pytest.mark.parametrize(
+    "make, shape", [(lambda: L.Dense(5), (6,)), (lambda: L.SimpleRNN(4, unroll=True), STEPS)]
+)
 @pytest.mark.parametrize("graph", [True, False], ids=["graph", "eager"])
 def test_gradients_of_gradients(make, shape, graph):
     """A gradient penalty, as GANs have it."""
@@ -454,7 +466,7 @@ def wide(layers, shape):
 STACKS = {
     "EinsumDense": (lambda: L.EinsumDense("abc,cd->abd", (None, 512)), (2, 512)),
     "Conv1D": (lambda: L.Conv1D(256, 4, padding="same"), (4, 256)),
-    "LSTM": (lambda: L.LSTM(180, return_sequences=True), (3, 180)),
+    "SimpleRNN": (lambda: L.SimpleRNN(512, return_sequences=True), (3, 512)),
     "penalty": (lambda: L.Dense(512, kernel_regularizer="l2"), (512,)),
 }
 
@@ -462,10 +474,10 @@ STACKS = {
 @pytest.mark.parametrize("graph", [True, False], ids=["graph", "eager"])
 @pytest.mark.parametrize("name", STACKS)
 def test_a_stack_is_never_dense_as_a_whole(name, graph):
-    """Ten kernels of 1 MiB each: a step needs much less than ten more dense ones."""
+    """Five more kernels of 1 MiB each: a step needs much less than five more dense ones."""
     make, shape = STACKS[name]
     peaks = {}
-    for count in (4, 14):
+    for count in (3, 8):
         model = omc.wrap(wide([make() for _ in range(count)], shape), "INT8")
         optimizer = tf.keras.optimizers.SGD(0.01)
         x = tf.random.normal(model.input_shape)
@@ -490,4 +502,4 @@ def test_a_stack_is_never_dense_as_a_whole(name, graph):
             run()
         peaks[count] = peak.allocator_bytes
         assert all(variable.served == "transient" for variable in compressed(model))
-    assert peaks[14] - peaks[4] < 3 * 2**20
+    assert peaks[8] - peaks[3] < 3 * 2**20

@@ -133,7 +133,7 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize("mode", ["eager", "graph", "tape outside"])
 @pytest.mark.parametrize("build", MODELS)
 def test_the_same_results(build, mode):
-    for ours, theirs in three(build):
+    for ours, theirs in three(build)[mode != "eager" :]:
         x = batch(theirs)
         if mode == "tape outside":
 
@@ -152,7 +152,7 @@ def test_the_same_results(build, mode):
 
 
 @pytest.mark.parametrize("eagerly", [True, False])
-@pytest.mark.parametrize("build", MODELS)
+@pytest.mark.parametrize("build", [blocks, structures])
 def test_the_same_training(build, eagerly):
     ours, theirs = three(build)[0]
     x = batch(theirs)
@@ -164,11 +164,11 @@ def test_the_same_training(build, eagerly):
 
 
 def deep(wrapped, again):
-    """Twelve blocks of three activations of 1 MiB each; kernels of 64 KiB, below notice."""
+    """Eight blocks of four activations of 1 MiB each; kernels of 64 KiB, below notice."""
     inputs = x = tf.keras.Input((2048, 128), batch_size=1)
-    for _ in range(12):
+    for _ in range(8):
         inner_inputs = y = tf.keras.Input((2048, 128), batch_size=1)
-        for _ in range(3):
+        for _ in range(4):
             y = L.Dense(128, "tanh")(y)
         x = tf.keras.Model(inner_inputs, y)(x)
     model = tf.keras.Model(inputs, x)
@@ -195,9 +195,9 @@ def test_activations_are_not_kept(wrapped, graph):
         with measure_peak() as peak:
             run(x)
         peaks.append(peak.allocator_bytes)
-    # 36 activations; then an input for each of 12 blocks, and one block at work.
-    assert peaks[0] > 36 * 2**20
-    assert peaks[1] < 24 * 2**20
+    # 32 activations; then an input for each of 8 blocks, and one block at work.
+    assert peaks[0] > 32 * 2**20
+    assert peaks[1] < 21 * 2**20
 
 
 def is_chosen(layer):
