@@ -42,6 +42,7 @@ setuptools.setup(
         "numpy",
         "absl-py",
         "psutil",
+        "safetensors",
     ],
     extras_require={"tff": _TFF, "sims": _SIMS, "test": _TEST},
     classifiers=[

@@ -11,14 +11,15 @@
 import importlib
 
 from omc.compressed import CompressedTensor, compress, decompress
-from omc.errors import OmcError
+from omc.errors import ArtifactError, OmcError
 from omc.formats import Format
-from omc.keras import recompute, wrap
+from omc.keras import export, load, recompute, save, wrap
 from omc.measurement import memory_report
 from omc.policies import Policy
 from omc.version import __version__
 
 __all__ = [
+    "ArtifactError",
     "CompressedTensor",
     "Format",
     "OmcError",
@@ -26,10 +27,13 @@ __all__ = [
     "__version__",
     "compress",
     "decompress",
+    "export",
     "learning",
+    "load",
     "measurement",
     "memory_report",
     "recompute",
+    "save",
     "wrap",
 ]
 

@@ -14,7 +14,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from omc import packing, transforms
+from omc import kernels, packing, transforms
 from omc.errors import InputError, InputTypeError
 from omc.formats import FP32, Format
 
@@ -49,13 +49,19 @@ class Codec:
         planes = packing.packed_nbytes(self.count, self.format.bits)
         return planes + (_TRAILER_BYTES if self.transform else 0)
 
+    @property
+    def natively_added(self):
+        """Whether native ops, where they are usable, serve `add`."""
+        return kernels.can_add(self.format, self.transform) and self.count > 0
+
     def encode(self, values, seed=None):
         """Buffer (uint8 [nbytes]) of dense values, with a freshly fitted transform.
 
         Args:
             values: float32 tensor of `shape`. Values that are not finite count as 0 here, in graph
                 code (FP32 keeps them); `compress` rejects them.
-            seed: int32 [2] for stochastic rounding, None for round-to-nearest-even.
+            seed: int32 [2], drawn from a generator, for stochastic rounding; None for
+                round-to-nearest-even.
         """
         if self.format.is_fp32:
             return to_bytes(values)
@@ -64,8 +70,22 @@ class Codec:
             return self._join(self._round(values, seed))
         return self._join(*transforms.fit(values, self.format, self._noise(seed)))
 
+    def zeros(self):
+        """Buffer of zeros that takes the range of the first values added to it.
+
+        Its scale is the smallest there is, from where it grows at once to what is needed; a fitted
+        one would be 1, and lose everything below its first code.
+        """
+        buffer = self.encode(tf.zeros(self.shape))
+        if not self.transform:
+            return buffer
+        trailer = to_bytes(tf.constant([transforms.MIN_SCALE, 0.0]))
+        return tf.concat([buffer[: self.nbytes - _TRAILER_BYTES], trailer], axis=0)
+
     def decode(self, buffer):
         """Dense float32 tensor of `shape`: scale * u' + offset for every code."""
+        if not self.format.is_fp32 and kernels.usable():
+            return kernels.decode(buffer, self.format, self.shape, self.transform)
         return _compiled(self, "_decode")(buffer)
 
     def add(self, buffer, delta, seed=None, sign=1.0):
@@ -79,13 +99,15 @@ class Codec:
             buffer: uint8 [nbytes].
             delta: float32 tensor of `shape`.
             seed: As in `encode`.
-            sign: 1.0 or -1.0; saves the caller a negated copy of delta.
+            sign: Factor of delta, float or float32 []; saves the caller a scaled copy of it.
         """
-        sign = tf.constant(sign)
+        sign = tf.convert_to_tensor(sign, tf.float32)
         if self.format.is_fp32:
             values, delta = from_bytes(buffer), _finite(tf.reshape(delta, [self.count])) * sign
             # -0 + 0 is +0, and TensorFlow flushes subnormals: what does not move keeps its bits.
             return to_bytes(tf.where(tf.equal(delta, 0.0), values, values + delta))
+        if self.natively_added and kernels.usable():
+            return kernels.add(buffer, delta, sign, seed, self.format)
         # Two passes over the codes, so that the sums are never stored: only their maximum is.
         factor = _compiled(self, "_growth")(buffer, delta, sign) if self.transform else None
         if self.transform and not self.format.sign_bits and self.count:
@@ -141,7 +163,9 @@ class Codec:
         values = transforms.values_of_codes(self._flat_codes(buffer), self.format)
         if self.transform:
             scale, offset = self.transform_of(buffer)
-            values = values * scale + offset
+            # The check of what is finite anyway keeps XLA from fusing product and sum into one
+            # operation, which would round once where every other path rounds twice.
+            values = _finite(values * scale) + offset
         return tf.reshape(values, self.shape)
 
     def _growth(self, buffer, delta, sign):
@@ -157,7 +181,7 @@ class Codec:
 
     def _sum(self, buffer, delta, sign):
         """u' + sign * delta / scale, flat."""
-        units = transforms.values_of_codes(self._flat_codes(buffer), self.format)
+        units = transforms.values_of_codes(self._flat_codes(buffer), self.format, stored=True)
         scale, _ = self.transform_of(buffer)
         shift = _finite(tf.reshape(delta, [self.count]) * (sign / scale))
         if self.transform:
@@ -187,9 +211,7 @@ class Codec:
     def _noise(self, seed):
         if seed is None:
             return None
-        return tf.random.stateless_uniform(
-            [self.count], seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
-        )
+        return transforms.random_bits(self.count, seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,7 +365,10 @@ def compress(array, format, transform="pvt", seed=None):
         raise InputError("transform", "'pvt' or None", transform)
     values = _as_float32(array)
     codec = Codec(fmt, tuple(values.shape), transform is not None and not fmt.is_fp32)
-    words = None if seed is None else tf.constant([seed & 0x7FFFFFFF, 0], tf.int32)
+    words = None
+    if seed is not None:
+        words = tf.constant([seed & 0x7FFFFFFF, 0], tf.int32)
+        words = tf.random.experimental.stateless_fold_in(words, 0, alg="philox")
     return CompressedTensor(codec.encode(values, words), codec)
 
 

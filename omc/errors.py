@@ -40,4 +40,8 @@ class InputTypeError(OmcError, TypeError):
 
 
 class ModelError(OmcError, ValueError):
-    """A model that cannot be wrapped: unbuilt, already wrapped, not a Keras model."""
+    """A model in the wrong state: unbuilt, already wrapped, or not wrapped where it has to be."""
+
+
+class ArtifactError(OmcError, ValueError):
+    """A file that cannot be written or read, is no whole artifact, or is another model's."""

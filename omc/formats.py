@@ -18,6 +18,11 @@ the top exponent would mean 2^128, beyond float32: those codes are never written
 Integers `INTn`: two's complement, -2^(n-1) .. 2^(n-1) - 1, ties to even, saturating.
 
 `FP32`: IEEE float32, stored as it is.
+
+`SxEyMz+k` and `INTn+k` (ours; "S1E3M5+2", "INT4+4") have k *feedback bits*: codes have k more
+mantissa bits (the integer k more bits), which updates add to and round to. A read rounds them away,
+half away from zero (integers half up), and saturates at the largest value before the "+". What a
+read loses is thus kept for the next update: error feedback, inside `bits`.
 """
 
 import dataclasses
@@ -27,9 +32,12 @@ import re
 
 from omc.errors import FormatError
 
-_MINIFLOAT = re.compile(r"S([01])E(\d+)M(\d+)")
-_INTEGER = re.compile(r"INT(\d+)")
-_ALLOWED = "'SxEyMz' with x in 0..1, y in 2..8, z in 0..23, or 'INT2'..'INT8', or 'FP32'"
+_MINIFLOAT = re.compile(r"S([01])E(\d+)M(\d+)(?:\+([1-9]\d*))?")
+_INTEGER = re.compile(r"INT(\d+)(?:\+([1-9]\d*))?")
+_ALLOWED = (
+    "'SxEyMz' with x in 0..1, y in 2..8, z in 0..23, or 'INT2'..'INT8', either with '+k' for k "
+    "feedback bits (z + k up to 23, INT up to 8 in sum), or 'FP32'"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +47,11 @@ class Format:
     Attributes:
         name: Canonical name, for example "S1E3M7".
         kind: "minifloat", "int" or "fp32".
-        bits: Width of a code, in bits.
+        bits: Width of a code, in bits, feedback bits included.
         sign_bits: 0 or 1.
         exponent_bits: y of SxEyMz; 0 for integers.
-        mantissa_bits: z of SxEyMz; bits - 1 for integers.
+        mantissa_bits: z + k of SxEyMz+k; bits - 1 for integers.
+        feedback_bits: k, the lowest bits of a code, which reads round away.
     """
 
     name: str
@@ -51,6 +60,7 @@ class Format:
     sign_bits: int
     exponent_bits: int
     mantissa_bits: int
+    feedback_bits: int = 0
 
     @staticmethod
     def parse(spec):
@@ -124,10 +134,21 @@ class Format:
         """
         if self.kind == "int":
             half = 2 ** (self.bits - 1)
-            return float((code ^ half) - half)
+            return float(self._read((code ^ half) - half))
         fields = self.exponent_bits + self.mantissa_bits
-        magnitude = self._magnitude(min(code & (2**fields - 1), self.max_code))
+        magnitude = self._magnitude(self._read(min(code & (2**fields - 1), self.max_code)))
         return -magnitude if code >> fields else magnitude
+
+    @property
+    def read_max(self):
+        """Largest code magnitude that a read gives: that of `max` without the feedback bits."""
+        return self.max_code >> self.feedback_bits << self.feedback_bits
+
+    def _read(self, code):
+        if not self.feedback_bits:
+            return code
+        steps = (code + 2 ** (self.feedback_bits - 1)) >> self.feedback_bits
+        return min(steps << self.feedback_bits, self.read_max)
 
     def encode(self, value):
         """Code nearest to one finite value, ties to even, saturating; the scalar specification.
@@ -170,17 +191,22 @@ def _parse_name(spec):
     if name == "FP32":
         return Format("FP32", "fp32", 32, 1, 8, 23)
     if match := _INTEGER.fullmatch(name):
-        bits = int(match[1])
-        if 2 <= bits <= 8:
-            return Format(f"INT{bits}", "int", bits, 1, 0, bits - 1)
+        width, feedback = int(match[1]), int(match[2] or 0)
+        bits = width + feedback
+        if width >= 2 and bits <= 8:
+            return Format(_named(f"INT{width}", feedback), "int", bits, 1, 0, bits - 1, feedback)
     if match := _MINIFLOAT.fullmatch(name):
-        sign, exponent, mantissa = (int(group) for group in match.groups())
-        if 2 <= exponent <= 8 and mantissa <= 23:
-            bits = sign + exponent + mantissa
-            return Format(
-                f"S{sign}E{exponent}M{mantissa}", "minifloat", bits, sign, exponent, mantissa
-            )
+        sign, exponent, mantissa, feedback = (int(group or 0) for group in match.groups())
+        fine = mantissa + feedback
+        if 2 <= exponent <= 8 and fine <= 23:
+            named = _named(f"S{sign}E{exponent}M{mantissa}", feedback)
+            bits = sign + exponent + fine
+            return Format(named, "minifloat", bits, sign, exponent, fine, feedback)
     raise FormatError("format", _ALLOWED, spec, "for example 'S1E3M7' (11 bits a weight).")
+
+
+def _named(name, feedback_bits):
+    return f"{name}+{feedback_bits}" if feedback_bits else name
 
 
 FP32 = _parse_name("FP32")

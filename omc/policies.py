@@ -9,7 +9,7 @@ import dataclasses
 import fnmatch
 import numbers
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
@@ -84,6 +84,10 @@ class Policy:
         overrides: Glob pattern of variable names -> Format or name; the first match wins, "FP32"
             keeps a variable as it is. Overridden variables take no part in the draw.
         rounding: "nearest" or "stochastic": how an updated weight is rounded during training.
+        slots: None to leave an optimizer's slots (momentum, Adam's moments) in float32, or the
+            format in which those of quantized variables are stored. They are rounded
+            stochastically, for their updates are small, and need a range that minifloats with at
+            least 5 exponent bits have: with fewer, Adam's second moments become 0 (ours).
 
     Raises:
         FormatError: Unknown format.
@@ -97,6 +101,7 @@ class Policy:
     seed: int = 0
     overrides: Mapping = dataclasses.field(default_factory=dict)
     rounding: str = "nearest"
+    slots: Optional[Format] = None
 
     def __post_init__(self):
         if isinstance(self.fraction, bool) or not isinstance(self.fraction, numbers.Real):
@@ -112,6 +117,12 @@ class Policy:
         parsed = {pattern: Format.parse(fmt) for pattern, fmt in self.overrides.items()}
         object.__setattr__(self, "format", Format.parse(self.format))
         object.__setattr__(self, "overrides", parsed)
+        if self.slots is not None:
+            slots = Format.parse(self.slots)
+            if not slots.sign_bits or slots.exponent_bits < 5:
+                allowed = "a minifloat with a sign and at least 5 exponent bits"
+                raise InputError("slots", allowed, slots.name, "for example 'S1E5M2'.")
+            object.__setattr__(self, "slots", None if slots.is_fp32 else slots)
 
     @classmethod
     def of(cls, policy):

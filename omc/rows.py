@@ -38,7 +38,8 @@ def decode_rows(codec, buffer, indices):
     values = transforms.values_of_codes(_codes(codec, buffer, indices), codec.format)
     if codec.transform:
         scale, offset = codec.transform_of(buffer)
-        values = values * scale + offset
+        product = values * scale  # Checked as in the codec, so that XLA rounds as often as it does.
+        values = tf.where(tf.math.is_finite(product), product, 0.0) + offset
     shape = tf.concat([tf.shape(indices), codec.shape[1:]], axis=0)
     values = tf.reshape(values, tf.cast(shape, tf.int32))
     return tf.ensure_shape(values, indices.shape.concatenate(codec.shape[1:]))

@@ -27,7 +27,9 @@ import tensorflow as tf
 from omc.formats import FP32
 
 _MAX_TARGET = 2.0**16  # Wide exponent ranges need no more; scale stays a normal float.
-_MIN_SCALE = 2.0**-100  # Below it 1/scale or a product could leave float32.
+MIN_SCALE = 2.0**-100
+"""Smallest scale; below it 1/scale or a product could leave float32."""
+
 _INT_HEADROOM = 1.25  # Room that a growing integer variable gets, against refitting every step.
 
 
@@ -104,24 +106,25 @@ def _bits_of(value):
     return int(np.float32(value).view(np.int32))
 
 
-def values_of_codes(codes, fmt):
+def values_of_codes(codes, fmt, stored=False):
     """Values u' of codes, in the format's own range.
 
     Args:
         codes: int32 tensor.
         fmt: Format, not FP32.
+        stored: Whether feedback bits count, as in an update, or are rounded away, as in a read.
 
     Returns:
         float32 tensor.
     """
+    read = _without_feedback if fmt.feedback_bits and not stored else lambda code, fmt: code
     if fmt.kind == "int":  # Sign extension: the code's top bit goes to the integer's.
         shift = 32 - fmt.bits
-        return tf.cast(
-            tf.bitwise.right_shift(tf.bitwise.left_shift(codes, shift), shift), tf.float32
-        )
+        extended = tf.bitwise.right_shift(tf.bitwise.left_shift(codes, shift), shift)
+        return tf.cast(read(extended, fmt), tf.float32)
 
     fields = fmt.exponent_bits + fmt.mantissa_bits
-    magnitude = tf.bitwise.bitwise_and(codes, 2**fields - 1)
+    magnitude = read(tf.bitwise.bitwise_and(codes, 2**fields - 1), fmt)
     normal = tf.bitwise.left_shift(magnitude, 23 - fmt.mantissa_bits)
     if fmt.exponent_bits == 8:
         bits = tf.minimum(normal, fmt.max_code << (23 - fmt.mantissa_bits))
@@ -133,6 +136,11 @@ def values_of_codes(codes, fmt):
         sign = tf.bitwise.left_shift(tf.bitwise.right_shift(codes, fields), 31)
         bits = tf.bitwise.bitwise_or(bits, sign)
     return tf.bitcast(bits, tf.float32)
+
+
+def _without_feedback(codes, fmt):
+    half, low = 2 ** (fmt.feedback_bits - 1), 2**fmt.feedback_bits - 1
+    return tf.minimum(tf.bitwise.bitwise_and(codes + half, ~low), fmt.read_max)
 
 
 def fit(values, fmt, noise=None):
@@ -154,7 +162,7 @@ def fit(values, fmt, noise=None):
     codes = round_to_codes(scaled, fmt, noise, negative_zero=False)
     if noise is not None:
         return codes, scale, offset
-    slope, intercept = _least_squares(scaled, values_of_codes(codes, fmt))
+    slope, intercept = _least_squares(scaled, values_of_codes(codes, fmt, stored=True))
     # The line may leave float32 where no value does; a constant's (slope 1) does not.
     huge = (scale * _target(fmt) >= 2.0**126) & (slope != 1.0)
     slope, intercept = tf.where(huge, 1.0, slope), tf.where(huge, 0.0, intercept)
@@ -183,16 +191,52 @@ def growth(values, scale, fmt):
     """
     if values.shape.num_elements() == 0:
         return tf.constant(1.0)
+    constants = growth_constants(fmt)
     largest = tf.reduce_max(tf.abs(values))
-    excess = largest * (1.0 / fmt.limit)
+    excess = largest * constants["inverse_limit"]
     if fmt.kind == "int":  # To 8 bits, so that XLA's last bits of `values` make no difference.
-        factor = tf.bitcast(largest * (_INT_HEADROOM / fmt.limit), tf.int32) + 0xFFFF
+        factor = tf.bitcast(largest * constants["headroom"], tf.int32) + 0xFFFF
         factor = tf.bitcast(tf.bitwise.bitwise_and(factor, -0x10000), tf.float32)
     else:  # The power of two above: the exponent field plus one, without the mantissa.
         exponent = tf.bitwise.bitwise_and(tf.bitcast(excess, tf.int32), 0x7F800000)
         factor = tf.bitcast(exponent + (1 << 23), tf.float32)
-    widest = min(FP32.max / (2.0 * max(fmt.max, 1.0)), 2.0**126)  # Keeps decoded values finite.
-    return tf.where(excess <= 1.0, 1.0, tf.maximum(tf.minimum(factor, widest / scale), 1.0))
+    widest = constants["widest"] / scale
+    return tf.where(excess <= 1.0, 1.0, tf.maximum(tf.minimum(factor, widest), 1.0))
+
+
+def growth_constants(fmt):
+    """Constants of `growth` for a format, a dict of floats."""
+    return {
+        "inverse_limit": 1.0 / fmt.limit,
+        "headroom": _INT_HEADROOM / fmt.limit,
+        "widest": min(FP32.max / (2.0 * max(fmt.max, 1.0)), 2.0**126),  # Keeps values finite.
+    }
+
+
+def random_bits(count, key):
+    """32 random bits for each weight of a variable: what stochastic rounding draws from.
+
+    A hash of (index, key), so that every weight's bits can be had without the others' ("lowbias32"
+    by C. Wellons, public domain, with the key added in two places). Neighbouring keys give shifted
+    streams: take keys from a generator, as `tf.random.experimental.stateless_fold_in`.
+
+    Args:
+        count: Number of weights, int.
+        key: int32 [2].
+
+    Returns:
+        int32 [count].
+    """
+    first, second = tf.unstack(tf.bitcast(key, tf.uint32))
+    bits = tf.bitcast(tf.range(count, dtype=tf.int32), tf.uint32) + first
+    bits = _xor_shifted(bits, 16) * tf.constant(0x7FEB352D, tf.uint32)
+    bits = (_xor_shifted(bits, 15) + second) * tf.constant(0x846CA68B, tf.uint32)
+    return tf.bitcast(_xor_shifted(bits, 16), tf.int32)
+
+
+def _xor_shifted(bits, shift):
+    shifted = tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint32))
+    return tf.bitwise.bitwise_xor(bits, shifted)
 
 
 def _prescale(values, fmt):
@@ -202,7 +246,7 @@ def _prescale(values, fmt):
     else:  # Halves first: the distance of 1e38 and -3e38 is beyond float32.
         offset = tf.reduce_min(values)
         largest = 2.0 * tf.minimum(tf.reduce_max(values) / 2 - offset / 2, 2.0**126)
-    scale = tf.clip_by_value(largest * (1.0 / _target(fmt)), _MIN_SCALE, _max_scale(fmt))
+    scale = tf.clip_by_value(largest * (1.0 / _target(fmt)), MIN_SCALE, _max_scale(fmt))
     return tf.where(largest > 0.0, scale, 1.0), offset
 
 

@@ -21,6 +21,9 @@ model = tf.keras.Sequential([tf.keras.Input((8,)), tf.keras.layers.Dense(16)])
 omc.wrap(model, "S1E3M7").compile("sgd", "mse")
 model.fit(tf.ones([4, 8]), tf.ones([4, 16]), verbose=0)
 assert omc.memory_report(model).ratio < 0.5
+omc.save(model, sys.argv[1])
+again = tf.keras.Sequential([tf.keras.Input((8,)), tf.keras.layers.Dense(16)])
+assert (omc.load(sys.argv[1], again).get_weights()[0] == model.get_weights()[0]).all()
 print("fine")
 """
 
@@ -30,8 +33,7 @@ def test_public_names_exist():
         assert getattr(omc, name) is not None
 
 
-def test_the_core_works_without_tff_and_other_extras():
-    done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_EXTRAS], capture_output=True, text=True, check=False
-    )
+def test_the_core_works_without_tff_and_other_extras(tmp_path):
+    command = [sys.executable, "-c", _WITHOUT_EXTRAS, str(tmp_path / "model.omc")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "fine", done.stderr

@@ -183,7 +183,7 @@ def test_stochastic_compression_is_unbiased_and_seeded(name):
     spread = np.ptp(restored, axis=0)  # The distance of the two neighbours.
     share = (values - restored.min(0)) / np.where(spread > 0, spread, 1)
     deviation = spread * np.sqrt(np.clip(share * (1 - share), 0, 1) / draws)
-    slack = 2 / draws * spread.max() + 1e-6  # Neighbours that never came.
+    slack = 10 / draws * spread.max() + 1e-6  # Neighbours that never came.
     assert np.all(np.abs(restored.mean(0) - values) <= 5 * deviation + slack)
 
     again, other = (compress(many, name, seed=seed).buffer.numpy() for seed in (3, 4))

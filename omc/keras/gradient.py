@@ -43,15 +43,18 @@ def recording():
 
 def read(variable):
     """Value of a plain variable, also inside the gradient of a branch of tf.cond."""
-    handle = _within(variable.handle)
+    handle = within(variable.handle)
     if handle is variable.handle:
         return variable.read_value()
     value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=variable.dtype)
     return tf.ensure_shape(value, variable.shape)
 
 
-def _within(handle):
-    """The handle for the present graph: a branch's gradient may only use what is around it."""
+def within(handle):
+    """A handle (or tensor) as the present graph may use it.
+
+    The gradient of a branch of tf.cond may only use what the graph around it has.
+    """
     graph = tf.compat.v1.get_default_graph()
     if (
         tf.executing_eagerly()
@@ -71,7 +74,7 @@ def there(tensor):
 
 
 def _in_graph(results, inputs, gradient):
-    inputs = [tf.convert_to_tensor(_within(tensor)) for tensor in inputs]
+    inputs = [tf.convert_to_tensor(within(tensor)) for tensor in inputs]
     identity = _identity(
         tuple(tensor.dtype for tensor in results), tuple(tensor.dtype for tensor in inputs)
     )

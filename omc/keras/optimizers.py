@@ -16,7 +16,8 @@ from omc.keras.variable import CompressedVariable
 def slim(optimizer):
     """Lets a Keras optimizer update one weight after the other, without dense copies it can spare.
 
-    Two things of Keras 2.14 would hold dense float32 memory larger than the compressed model:
+    Slots of variables whose policy says so are created compressed. And two things of Keras 2.14
+    would hold dense float32 memory larger than the compressed model:
 
     - the sum of gradients over replicas joins all weight gradients in one op, so that no update can
       start before the last gradient is there; with one replica it does nothing else, and is left
@@ -30,10 +31,35 @@ def slim(optimizer):
     if tf.distribute.has_strategy():
         return
     optimizer.aggregate_gradients = lambda grads_and_vars: grads_and_vars
+    add_slot = type(optimizer).add_variable_from_reference
+    optimizer.add_variable_from_reference = types.MethodType(_compressed_slots(add_slot), optimizer)
     unused = not getattr(optimizer, "_built", False)
     if type(optimizer) is tf.keras.optimizers.SGD and not optimizer.momentum and unused:
         optimizer.build = types.MethodType(_build_without_slots, optimizer)
         optimizer.update_step = types.MethodType(_plain_update, optimizer)
+
+
+def _compressed_slots(add_slot):
+    """Keras' `add_variable_from_reference`, with compressed slots for variables that ask for it."""
+
+    @tf.autograph.experimental.do_not_convert
+    def add(optimizer, model_variable, variable_name, shape=None, initial_value=None):
+        codec = getattr(model_variable, "slot_codec", None)
+        if codec is None or shape not in (None, model_variable.shape):
+            return add_slot(optimizer, model_variable, variable_name, shape, initial_value)
+        with tf.init_scope():
+            buffer = codec.zeros() if initial_value is None else codec.encode(initial_value)
+            slot = CompressedVariable(
+                codec,
+                buffer.numpy(),
+                name=f"{variable_name}/{model_variable.name.split(':')[0]}",
+                trainable=False,
+                seed=tf.constant([len(optimizer._variables), 1], tf.int32),
+            )
+        optimizer._variables.append(slot)  # Private, and all that Keras' own method does besides.
+        return slot
+
+    return add
 
 
 def _build_without_slots(optimizer, variables):
@@ -45,6 +71,8 @@ def _plain_update(optimizer, gradient, variable):
     rate = tf.cast(optimizer.learning_rate, variable.dtype)
     if isinstance(gradient, tf.IndexedSlices):
         variable.scatter_sub(tf.IndexedSlices(gradient.values * rate, gradient.indices))
+    elif isinstance(variable, CompressedVariable):
+        variable.add_scaled(gradient, -rate)
     else:
         variable.assign_sub(gradient * rate)
 

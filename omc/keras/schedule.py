@@ -12,6 +12,10 @@ import tensorflow as tf
 _backward_reads = weakref.WeakKeyDictionary()  # graph -> [(variable, op of its backward read)]
 
 
+_READS = ("ReadVariableOp", "Omc>DecodeVariable")
+_WRITES = ("Assign", "Omc>AddInPlace")
+
+
 def backward_read(variable, buffer):
     """Records that a layer's backward pass reads a buffer; called in backward order.
 
@@ -52,9 +56,8 @@ def _depends(operation, other):
         if current is other:
             return True
         parents = [tensor.op for tensor in current.inputs] + list(current.control_inputs)
-        if current.type == "ReadVariableOp":  # What was written before it, as momentum's slots are.
-            users = current.inputs[0].consumers()
-            writers = [op for op in users if op.type.startswith("Assign")]
+        if current.type in _READS:  # What was written before it, as momentum's slots are.
+            writers = [op for op in current.inputs[0].consumers() if op.type.startswith(_WRITES)]
             parents += [op for op in writers if op._id < current._id]
         for parent in parents:
             if parent not in seen:

@@ -7,9 +7,11 @@ import sys
 import tensorflow as tf
 from tensorflow.python.ops import resource_variable_ops
 
-from omc import rows
+from omc import kernels, rows
+from omc.compressed import Codec
+from omc.errors import ModelError
 from omc.keras import late, schedule
-from omc.keras.gradient import differentiable, read, recording, there
+from omc.keras.gradient import differentiable, read, recording, there, within
 
 _ids = itertools.count()
 
@@ -32,13 +34,16 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         buffer: tf.Variable, uint8 [nbytes]: all that is stored.
         served: How layers got the value so far: None before the first call; "transient" where it
             was dense for one op at a time; "dense" once it had to stay dense until backward.
+        slot_codec: `Codec` of the optimizer's slots for this variable; None leaves them dense.
     """
 
     _variable_call = None  # tf.Variable's metaclass would read our arguments as its own.
     _lent = None  # The tensor that stands in for the value, see `lend`.
     served = None
 
-    def __init__(self, codec, buffer, name, trainable=True, constraint=None, seed=None):
+    def __init__(
+        self, codec, buffer, name, trainable=True, constraint=None, seed=None, slot_codec=None
+    ):
         """Creates the variable around a buffer.
 
         Args:
@@ -48,7 +53,9 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             trainable: Whether gradient tapes watch it.
             constraint: As in tf.Variable.
             seed: None to round updates to nearest, or int32 [2] for stochastic rounding.
+            slot_codec: As the attribute.
         """
+        self.slot_codec = slot_codec
         in_graph = not tf.executing_eagerly() and not tf.inside_function()
         self.codec = codec
         length = [codec.nbytes] if hasattr(codec, "nbytes") else [None]
@@ -91,14 +98,20 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             backward: Whether it is a layer's backward pass that decodes (see `omc.keras.schedule`).
             early: Whether it is a penalty's backward pass that decodes (see `omc.keras.late`).
         """
+        codec = self.codec
         with tf.control_dependencies([] if after is None else [there(after)]):
-            buffer = read(self.buffer)
+            if isinstance(codec, Codec) and not codec.format.is_fp32 and kernels.usable():
+                buffer = values = kernels.decode_variable(
+                    within(self.buffer.handle), codec.format, codec.shape, codec.transform
+                )
+            else:
+                buffer, values = read(self.buffer), None
         if early:
             late.register(self, buffer)
         if backward:
             schedule.backward_read(self, buffer)
             late.release(self, buffer)
-        return self.codec.decode(buffer)
+        return codec.decode(buffer) if values is None else values
 
     def watch(self):
         """Tells tapes and functions that the variable takes part, as a read does."""
@@ -218,15 +231,33 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         rows = tf.cast(sparse.indices, tf.int64)[:, tf.newaxis]
         return tf.scatter_nd(rows, sparse.values, tf.cast(self.shape, tf.int64))
 
+    def add_scaled(self, delta, factor, read_value=False):
+        """Adds `factor * delta`, without the scaled copy that `assign_add(factor * delta)` needs.
+
+        Args:
+            delta: float32 tensor of the variable's shape.
+            factor: float32 [].
+            read_value: As in `assign_add`.
+        """
+        return self._move(delta, factor, read_value)
+
     def _move(self, delta, sign, read_value):
         delta = tf.convert_to_tensor(delta, tf.float32)
         delta.shape.assert_is_compatible_with(self.shape)
+        seed = self._next_seed()
+        if getattr(self.codec, "natively_added", False) and kernels.usable():
+            sign = tf.convert_to_tensor(sign, tf.float32)
+            fmt = self.codec.format
+            stored = kernels.add_in_place(self.buffer.handle, delta, sign, seed, fmt)
+            return self._stored(stored, read_value)
         with tf.control_dependencies([delta]):
             buffer = self.buffer.read_value()
-        return self._store(self.codec.add(buffer, delta, self._next_seed(), sign), read_value)
+        return self._store(self.codec.add(buffer, delta, seed, sign), read_value)
 
     def _store(self, buffer, read_value):
-        stored = self.buffer.assign(buffer, read_value=False)
+        return self._stored(self.buffer.assign(buffer, read_value=False), read_value)
+
+    def _stored(self, stored, read_value):
         if tf.executing_eagerly():
             return self if read_value else None
         schedule.updated(self, stored)
@@ -241,6 +272,17 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
     def _restore_from_tensors(self, restored_tensors):
         # Checkpoints hold the dense value, for plain and for wrapped models.
         return self.assign(restored_tensors["VARIABLE_VALUE"])
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        if save_type == "savedmodel":  # Its functions would need `handle`, which holds no value.
+            raise ModelError(
+                "model",
+                "a plain model, for TensorFlow's and Keras' own SavedModel",
+                f"a wrapped one, whose {self.name!r} is stored compressed",
+                "use omc.export(model, path) for a SavedModel, omc.save(model, path) for the packed"
+                " weights, or model.save('name.keras') for dense ones.",
+            )
+        return super()._trackable_children(save_type, **kwargs)
 
     def _next_seed(self):
         if self._seed is None:

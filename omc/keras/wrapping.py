@@ -1,12 +1,15 @@
 """wrap(): replaces a Keras model's variables by compressed ones, in place."""
 
 import functools
+import gc
 from collections.abc import MutableMapping, MutableSequence
 
+import numpy as np
 import tensorflow as tf
 
 import omc.keras.dispatch  # noqa: F401 - ops meet compressed variables
 import omc.keras.optimizers  # noqa: F401 - optimizers meet them
+from omc.compressed import Codec
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras.variable import CompressedVariable
 from omc.keras.whole import penalty
@@ -36,30 +39,45 @@ def wrap(model, policy):
         InputError: NaN or Inf weights, or an override that matches nothing; the model is untouched.
     """
     policy = Policy.of(policy)
-    _check_model(model)
-    variables = list({id(v): v for v in model.variables}.values())
+    check_model(model)
+    variables = variables_of(model)
     plan = policy.plan([VariableSpec.of(variable) for variable in variables])
-    for variable, planned in zip(variables, plan):
-        if planned.codec is not None and not tf.reduce_all(tf.math.is_finite(variable)):
-            raise InputError(
-                "model",
-                "finite weights",
-                f"NaN or Inf in {planned.spec.name!r}",
-                "a diverged model cannot be compressed; wrap it before training diverges.",
-            )
+    _check_finite(variables, plan)
 
+    def create(original, planned, index):
+        return compressed_variable(original, planned, policy, index)
+
+    install(model, variables, plan, create)
+    return model
+
+
+def variables_of(model):
+    """A model's variables, each once, in the order of `model.variables` and of a plan."""
+    return list({id(v): v for v in model.variables}.values())
+
+
+def install(model, variables, plan, create):
+    """Puts a plan's compressed variables in the place of a plain model's own.
+
+    Args:
+        model: A plain model that `check_model` has let pass.
+        variables: List of `variables_of(model)`, which must not be held elsewhere; it is emptied of
+            the originals one by one, so that each is gone before the next one's turn.
+        plan: Tuple of PlannedVariable, in the same order.
+        create: (original, planned, index) -> `CompressedVariable`.
+    """
     _forget_masks(model)
+    gc.collect()  # Building leaves initial values behind, in cycles that hold them dense.
     for index, planned in enumerate(plan):
         if planned.codec is None:
             continue
         original, variables[index] = variables[index], None
-        variables[index] = compressed_variable(original, planned, policy, index)
+        variables[index] = create(original, planned, index)
         _replace(model, original, variables[index])
         del original
     _settle([v for v in variables if isinstance(v, CompressedVariable)])
     vars(model)["_omc_plan"] = plan  # Not by attribute: Keras would track the tuples.
     model.train_function = model.test_function = model.predict_function = None
-    return model
 
 
 def compressed_variable(original, planned, policy, index):
@@ -78,18 +96,28 @@ def compressed_variable(original, planned, policy, index):
         trainable=original.trainable,
         constraint=original.constraint,
         seed=rounding_seed(policy, index),
+        slot_codec=policy.slots and Codec(policy.slots, planned.spec.shape),
     )
 
 
 def _settle(variables):
-    """Moves the buffers from host memory into TensorFlow's, now that the dense originals are gone.
+    """Lays the buffers side by side, now that the dense originals are gone.
 
-    Codes written between dense neighbours would sit in chunks up to twice their size: the allocator
-    splits a free chunk only when it is at least double the request. In the free space that the
-    originals leave together, the buffers lie side by side.
+    Codes written between dense neighbours sit in chunks up to twice their size: the allocator
+    splits a free chunk only when it is at least double the request. So all of them leave its memory
+    first, and come back into the free space that the originals left together.
     """
+    codes = [np.array(variable.buffer) for variable in variables]
     for variable in variables:
-        variable.buffer.assign(tf.raw_ops.DeepCopy(x=variable.buffer.read_value()))
+        _put(variable, tf.zeros([0], tf.uint8))
+    for index, variable in enumerate(variables):
+        _put(variable, tf.raw_ops.DeepCopy(x=codes[index]))
+        codes[index] = None
+
+
+def _put(variable, codes):
+    # A raw op, because a variable's own assign() wants its shape.
+    tf.raw_ops.AssignVariableOp(resource=variable.buffer.handle, value=codes, validate_shape=False)
 
 
 def _forget_masks(model):
@@ -107,7 +135,8 @@ def rounding_seed(policy, index):
     return tf.constant([policy.seed % 2**31, index], tf.int32)
 
 
-def _check_model(model):
+def check_model(model):
+    """Raises the error of a model that cannot be wrapped."""
     if not isinstance(model, tf.keras.Model):
         raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
     if hasattr(model, "_omc_plan"):
@@ -129,6 +158,17 @@ def _check_model(model):
             "one whose optimizer holds slots of the dense variables",
             "wrap first, then compile.",
         )
+
+
+def _check_finite(variables, plan):
+    for variable, planned in zip(variables, plan):
+        if planned.codec is not None and not tf.reduce_all(tf.math.is_finite(variable)):
+            raise InputError(
+                "model",
+                "finite weights",
+                f"NaN or Inf in {planned.spec.name!r}",
+                "a diverged model cannot be compressed; wrap it before training diverges.",
+            )
 
 
 def _replace(model, original, compressed):

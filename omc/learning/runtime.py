@@ -16,6 +16,11 @@ import uuid
 
 import psutil
 import tensorflow_federated as tff
+from tensorflow_federated.python.core.environments.tensorflow_frontend import (
+    tensorflow_computation_context,
+)
+
+from omc import kernels
 
 _WORKER = "worker_binary"
 _MARK = "OMC_RUNTIME"  # Environment variable that workers inherit: whose they are.
@@ -99,3 +104,13 @@ def _sigterm_exits():
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _traced_for_a_worker():
+    # Private TFF: nothing public names the context that a computation is traced in.
+    current = tff.framework.get_context_stack().current
+    return isinstance(current, tensorflow_computation_context.TensorFlowComputationContext)
+
+
+# TFF's worker loads no ops of ours.
+kernels.refuse_when(_traced_for_a_worker)

@@ -1,0 +1,188 @@
+"""save() and load(): a wrapped model's variables as one artifact, packed as they are stored."""
+
+import tensorflow as tf
+
+from omc import artifacts
+from omc.errors import ArtifactError, InputTypeError, ModelError
+from omc.formats import FP32
+from omc.keras import wrapping
+from omc.keras.variable import CompressedVariable
+from omc.policies import PlannedVariable, Policy, VariableSpec
+
+_KIND = "model"
+
+
+def save(model, path):
+    """Writes a wrapped model's variables to one file, packed as they are stored.
+
+    Nothing is decoded: the file holds each buffer byte for byte and every other variable raw, with
+    a checksum over everything, in at most 1 % more than the stored bytes of a usual model. It is
+    written beside `path` and then moved there, so that an error leaves the old file.
+
+    The artifact holds no optimizer state, and no architecture: `load` wants a built model.
+
+    Args:
+        model: A model that `wrap` or `load` has wrapped.
+        path: File, str or os.PathLike; by custom "*.omc".
+
+    Raises:
+        InputTypeError: `model` is no Keras model, or `path` no path.
+        ModelError: The model is not wrapped.
+        ArtifactError: The file cannot be written: disk full, no such folder, no permission.
+    """
+    check_wrapped(model)
+    path = artifacts.checked_path(path)
+    variables = stored_order(model)
+    entries = tuple(_entry(variable) for variable in variables)
+    artifacts.write(path, artifacts.Artifact(_KIND, entries, _properties(variables)))
+
+
+def load(path, model):
+    """Fills a model from an artifact, in place, and returns it.
+
+    A wrapped model has to store its variables in the artifact's formats. A plain one is wrapped, in
+    the artifact's formats and with its rounding. Either way the buffers are then those that were
+    saved, bit for bit. Everything is checked first: an error leaves the model untouched.
+
+    Variables are matched by their place in `stored_order`, with shape and dtype; names are not
+    compared, for Keras numbers layers anew ("dense_7" for "dense_1"). Optimizer state, and the
+    count from which stochastic rounding draws, are not in the artifact: the model keeps its own.
+
+    Args:
+        path: File that `save` wrote.
+        model: A built `tf.keras.Model` of the same architecture.
+
+    Returns:
+        `model`.
+
+    Raises:
+        InputTypeError: `model` is no Keras model, or `path` no path.
+        ModelError: The model is unbuilt, or plain with an optimizer that already has slots.
+        ArtifactError: The file is missing, no artifact, truncated, altered or newer, or it is of
+            another architecture or other formats than the model.
+    """
+    path = artifacts.checked_path(path)
+    plain = not is_wrapped(model)
+    if plain:
+        wrapping.check_model(model)
+    artifact = artifacts.read(path, _KIND)
+    _check_match(path, artifact.entries, stored_order(model), plain)
+    if plain:
+        _wrap_around(model, artifact)
+    for variable, entry in zip(stored_order(model), artifact.entries):
+        stored = variable.buffer if isinstance(variable, CompressedVariable) else variable
+        stored.assign(entry.data)
+    return model
+
+
+def stored_order(model):
+    """A model's variables in an order that names and frozen layers do not change.
+
+    Layer after layer as the model holds them, in each its own variables as they were made. (In
+    `model.variables` a custom layer's frozen sublayers come after the others.)
+
+    Args:
+        model: A built `tf.keras.Model`.
+
+    Returns:
+        List of variables, each once.
+    """
+    ranks = {}
+    for layer in model._flatten_layers():  # What Keras' own `variables` goes through.
+        for variable in [*layer._trainable_weights, *layer._non_trainable_weights]:
+            ranks.setdefault(id(variable), len(ranks))
+    variables = {id(variable): variable for variable in model.variables}
+    return sorted(variables.values(), key=lambda v: ranks.get(id(v), len(ranks)))
+
+
+def is_wrapped(model):
+    """Whether a Keras model is wrapped.
+
+    Raises:
+        InputTypeError: `model` is no Keras model.
+    """
+    if not isinstance(model, tf.keras.Model):
+        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
+    return "_omc_plan" in vars(model)
+
+
+def check_wrapped(model):
+    """Raises the error of a model that is not wrapped, or that is none."""
+    if not is_wrapped(model):
+        tip = "model = omc.wrap(model, policy) first; policy 'FP32' leaves every variable as it is."
+        raise ModelError("model", "a wrapped model", f"{model.name!r}, a plain one", tip)
+
+
+def _entry(variable):
+    spec = VariableSpec.of(variable)
+    if isinstance(variable, CompressedVariable):
+        return artifacts.Entry(spec.name, spec.shape, variable.codec, variable.buffer.numpy())
+    return artifacts.Entry(spec.name, spec.shape, None, variable.numpy())
+
+
+def _properties(variables):
+    seeds = [v._seed for v in variables if isinstance(v, CompressedVariable)]
+    if not seeds or seeds[0] is None:
+        return {"rounding": "nearest", "seed": 0}
+    return {"rounding": "stochastic", "seed": int(seeds[0][0])}
+
+
+def _check_match(path, entries, variables, plain):
+    """Raises for the first variable that does not take its entry."""
+    for place, (entry, variable) in enumerate(zip(entries, variables)):
+        theirs, ours = _described(entry), VariableSpec.of(variable)
+        mine = f"{ours.shape} {ours.dtype.name}"
+        held = _format(getattr(variable, "codec", None))
+        same = entry.shape == ours.shape and entry.dtype == ours.dtype.name
+        if not same or (not plain and _format(entry.codec) != held):
+            mine += "" if plain else f" in {held}"
+            raise ArtifactError(
+                "path",
+                f"an artifact whose variable {place} fits the model's {ours.name!r}, {mine}",
+                f"{entry.name!r}, {theirs}, in {path!r}",
+                "build the model, and wrap it, as the one that was saved."
+                + (" A plain model takes any formats." if same else ""),
+            )
+    if len(entries) != len(variables):
+        raise ArtifactError(
+            "path",
+            f"an artifact of the model's {len(variables)} variables",
+            f"{len(entries)} in {path!r}",
+            "build the model as the one that was saved.",
+        )
+
+
+def _described(entry):
+    return f"{entry.shape} {entry.dtype} in {_format(entry.codec)}"
+
+
+def _format(codec):
+    """A codec in words, for messages and for comparison."""
+    if codec is None:
+        return "raw form"
+    return codec.format.name if codec.transform else f"{codec.format.name} without transform"
+
+
+def _wrap_around(model, artifact):
+    """Wraps a plain model around an artifact's buffers."""
+    entries = {id(v): entry for v, entry in zip(stored_order(model), artifact.entries)}
+    policy = Policy(FP32, **artifact.properties)
+
+    def create(original, planned, index):
+        entry = entries[id(original)]
+        return CompressedVariable(
+            entry.codec,
+            entry.data,
+            name=planned.spec.name,
+            trainable=original.trainable,
+            constraint=original.constraint,
+            seed=wrapping.rounding_seed(policy, index),
+        )
+
+    plan = tuple(_planned(v, entries[id(v)]) for v in wrapping.variables_of(model))
+    wrapping.install(model, wrapping.variables_of(model), plan, create)
+
+
+def _planned(variable, entry):
+    fmt = entry.codec.format if entry.codec else FP32
+    return PlannedVariable(VariableSpec.of(variable), fmt, "as in the artifact")

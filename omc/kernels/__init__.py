@@ -1,0 +1,139 @@
+"""Native TensorFlow ops for the hot loops of the codec; optional, bit-identical to the TF path.
+
+`make setup` compiles them (`omc.kernels.build`). They serve wherever they are there, except inside
+an XLA program, which takes TensorFlow's own ops only, and inside `pure()`.
+"""
+
+import contextlib
+import functools
+import threading
+import warnings
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import auto_control_deps_utils
+from tensorflow.python.ops import control_flow_util
+
+from omc import transforms
+
+_local = threading.local()
+_refusals = []
+
+
+@functools.cache
+def _library():
+    from omc.kernels import build  # Here, so that `python -m omc.kernels.build` is the only one.
+
+    path = build.library_path()
+    if not path.exists():
+        return None
+    try:
+        library = tf.load_op_library(str(path))
+    except tf.errors.OpError as error:
+        warnings.warn(
+            f"{path.name} does not load, OMC runs slower without it: {error}", stacklevel=2
+        )
+        return None
+    for op in ("Omc>Decode", "Omc>DecodeVariable", "Omc>Add"):
+        tf.no_gradient(op)
+    auto_control_deps_utils.register_read_only_resource_op("Omc>DecodeVariable")
+    return library
+
+
+def available():
+    """Whether the native ops are compiled for this TensorFlow and load."""
+    return _library() is not None
+
+
+def usable():
+    """Whether the code being run or traced now may use them."""
+    if getattr(_local, "pure", False) or any(refuse() for refuse in _refusals):
+        return False
+    if not available():
+        return False
+    # Private TensorFlow: nothing public tells that a function is traced for XLA.
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    return graph is None or not control_flow_util.GraphOrParentsInXlaContext(graph)
+
+
+@contextlib.contextmanager
+def pure():
+    """Context in which this thread runs and traces on TensorFlow's own ops alone.
+
+    For graphs that go where the native ops are not: exported models, other machines.
+    """
+    before = getattr(_local, "pure", False)
+    _local.pure = True
+    try:
+        yield
+    finally:
+        _local.pure = before
+
+
+def refuse_when(condition):
+    """Registers a condition (() -> bool) under which the ops are never used.
+
+    For rooms below that trace graphs for another runtime and which this one must not know.
+    """
+    _refusals.append(condition)
+
+
+def decode(buffer, fmt, shape, transform):
+    """Dense float32 tensor of `shape`; see `omc.compressed.Codec.decode`.
+
+    Args:
+        buffer: uint8 [nbytes].
+        fmt: Format, not FP32.
+        shape: Tuple of ints.
+        transform: Whether scale and offset follow the planes.
+    """
+    return _library().omc_decode(buffer, **_widths(fmt), shape=shape, transform=transform)
+
+
+def decode_variable(handle, fmt, shape, transform):
+    """As `decode`, from the uint8 variable behind `handle`."""
+    return _library().omc_decode_variable(handle, **_widths(fmt), shape=shape, transform=transform)
+
+
+def can_add(fmt, transform):
+    """Whether `add` serves buffers of this format."""
+    return transform and bool(fmt.sign_bits) and not fmt.is_fp32
+
+
+def add(buffer, delta, sign, key, fmt):
+    """Buffer after `values += sign * delta`; see `omc.compressed.Codec.add`.
+
+    Args:
+        buffer: uint8 [nbytes], with a transform.
+        delta: float32, any shape of the buffer's count.
+        sign: float32 [].
+        key: int32 [2] for stochastic rounding, or None.
+        fmt: Format with a sign, not FP32.
+    """
+    return _library().omc_add(buffer, delta, sign, _key(key), **_widths(fmt), **_growth(fmt))
+
+
+def add_in_place(handle, delta, sign, key, fmt):
+    """As `add`, on the uint8 variable behind `handle`; returns the operation (None when eager)."""
+    return _library().omc_add_in_place(
+        handle, delta, sign, _key(key), **_widths(fmt), **_growth(fmt)
+    )
+
+
+def _widths(fmt):
+    return dict(
+        bits=fmt.bits,
+        sign_bits=fmt.sign_bits,
+        exponent_bits=fmt.exponent_bits,
+        feedback_bits=fmt.feedback_bits,
+    )
+
+
+@functools.cache
+def _growth(fmt):
+    constants = transforms.growth_constants(fmt)
+    return {name: float(np.float32(value)) for name, value in constants.items()}
+
+
+def _key(key):
+    return tf.zeros([0], tf.int32) if key is None else key

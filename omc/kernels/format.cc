@@ -1,0 +1,28 @@
+#include <cmath>
+
+#include "sweep.h"
+
+namespace omc {
+
+Format::Format(int bits, int sign_bits, int exponent_bits, int feedback_bits)
+    : bits(bits), sign_bits(sign_bits), exponent_bits(exponent_bits) {
+  const bool integer = exponent_bits == 0;
+  const bool wide = exponent_bits == 8;
+  mantissa_bits = bits - sign_bits - exponent_bits;
+  const int bias = integer ? 0 : (1 << (exponent_bits - 1)) - 1;
+  max_code = (1u << (exponent_bits + mantissa_bits)) - 1;
+  if (wide) max_code -= 1u << mantissa_bits;  // Its top exponent is beyond float32.
+  min = -std::ldexp(1.0f, bits - 1);
+  max = std::ldexp(1.0f, bits - 1) - 1.0f;
+  step = integer ? 1.0f : std::ldexp(1.0f, 1 - bias - mantissa_bits);
+  inverse_step = wide ? 0.0f : 1.0f / step;
+  aligner = wide ? 0.0f : std::ldexp(step, 23);
+  min_normal = wide ? 0.0f : std::ldexp(1.0f, 1 - bias);
+  normal_from = wide ? 0 : 1u << mantissa_bits;
+  rebias = integer ? 0 : static_cast<uint32_t>(127 - bias) << 23;
+  read_max = max_code >> feedback_bits << feedback_bits;
+  half = feedback_bits ? 1u << (feedback_bits - 1) : 0;
+  keep = ~((1u << feedback_bits) - 1);
+}
+
+}  // namespace omc

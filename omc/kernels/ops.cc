@@ -1,0 +1,317 @@
+// TensorFlow ops over the sweeps: decode and add, each on a buffer or on the
+// variable that holds it.
+//
+// A buffer is what omc/compressed.py describes: planes, then scale and offset under a transform.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+
+#include "sweep.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_mgr.h"
+#include "tensorflow/core/framework/resource_var.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/platform/cpu_info.h"
+#include "tensorflow/core/platform/denormal.h"
+#include "tensorflow/core/util/work_sharder.h"
+
+namespace omc {
+namespace {
+
+using tensorflow::AllocatorAttributes;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+using tensorflow::errors::InvalidArgument;
+using tensorflow::shape_inference::InferenceContext;
+
+constexpr int64_t kTrailerBytes = 8;
+
+const Sweeps& BestSweeps() {
+#ifdef OMC_X86
+  static const bool fit = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+  if (fit) return avx2::sweeps;
+#endif
+  return portable::sweeps;
+}
+
+// Shares [0, columns) out among TensorFlow's own threads, which flush subnormals as its kernels do.
+template <typename Sweep>
+void ForColumns(OpKernelContext* context, int64_t columns, int64_t cycles, const Sweep& sweep) {
+  const auto& threads = *context->device()->tensorflow_cpu_worker_threads();
+  tensorflow::Shard(threads.num_threads, threads.workers, columns, cycles,
+                    [&sweep](int64_t begin, int64_t end) {
+                      tensorflow::port::ScopedFlushDenormal flush;
+                      sweep(begin, end);
+                    });
+}
+
+// What both kernels share: the format and layout of the codes, from the op's attributes.
+class CodecKernel : public OpKernel {
+ public:
+  explicit CodecKernel(OpKernelConstruction* context)
+      : OpKernel(context), format_(2, 1, 0, 0), layout_{0, 0} {
+    int bits, sign_bits, exponent_bits, feedback_bits;
+    OP_REQUIRES_OK(context, context->GetAttr("bits", &bits));
+    OP_REQUIRES_OK(context, context->GetAttr("sign_bits", &sign_bits));
+    OP_REQUIRES_OK(context, context->GetAttr("exponent_bits", &exponent_bits));
+    OP_REQUIRES_OK(context, context->GetAttr("feedback_bits", &feedback_bits));
+    OP_REQUIRES(context, bits >= 2 && bits <= 32 && exponent_bits >= 0 && exponent_bits <= 8,
+                InvalidArgument("no such format"));
+    format_ = Format(bits, sign_bits, exponent_bits, feedback_bits);
+  }
+
+ protected:
+  void SetCount(int64_t count) { layout_ = {count, (count + 7) / 8}; }
+  int64_t PlaneBytes() const { return layout_.columns * format_.bits; }
+
+  Format format_;
+  Layout layout_;
+};
+
+Transform ReadTransform(const uint8_t* trailer) {
+  Transform transform;
+  std::memcpy(&transform.scale, trailer, 4);
+  std::memcpy(&transform.offset, trailer + 4, 4);
+  return transform;
+}
+
+class DecodeKernel : public CodecKernel {
+ public:
+  explicit DecodeKernel(OpKernelConstruction* context) : CodecKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("shape", &shape_));
+    OP_REQUIRES_OK(context, context->GetAttr("transform", &transform_));
+    SetCount(shape_.num_elements());
+  }
+
+  void Compute(OpKernelContext* context) override { Decode(context, context->input(0)); }
+
+ protected:
+  void Decode(OpKernelContext* context, const Tensor& buffer) {
+    const int64_t expected = PlaneBytes() + (transform_ ? kTrailerBytes : 0);
+    OP_REQUIRES(context, buffer.NumElements() == expected,
+                InvalidArgument("buffer of ", buffer.NumElements(), " bytes, not ", expected));
+    Tensor* values = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, shape_, &values));
+    if (!layout_.count) return;
+    const uint8_t* planes = buffer.flat<uint8_t>().data();
+    const Transform transform =
+        transform_ ? ReadTransform(planes + PlaneBytes()) : Transform{1.0f, 0.0f};
+    float* out = values->flat<float>().data();
+    ForColumns(context, layout_.columns, 16, [&](int64_t begin, int64_t end) {
+      BestSweeps().decode(format_, layout_, planes, transform_ ? &transform : nullptr, begin, end,
+                          out);
+    });
+  }
+
+ private:
+  TensorShape shape_;
+  bool transform_;
+};
+
+// The same from the variable that holds the buffer, of which no reference is left behind.
+class DecodeVariableKernel : public DecodeKernel {
+ public:
+  using DecodeKernel::DecodeKernel;
+
+  void Compute(OpKernelContext* context) override {
+    tensorflow::core::RefCountPtr<tensorflow::Var> variable;
+    OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 0), &variable));
+    tensorflow::tf_shared_lock lock(*variable->mu());
+    OP_REQUIRES(context, variable->is_initialized,
+                tensorflow::errors::FailedPrecondition("the codes are not initialised"));
+    Decode(context, *variable->tensor());
+  }
+};
+
+// `values += delta * sign` under the kept transform; see Codec.add and transforms.growth.
+class AddKernel : public CodecKernel {
+ public:
+  explicit AddKernel(OpKernelConstruction* context) : CodecKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("inverse_limit", &inverse_limit_));
+    OP_REQUIRES_OK(context, context->GetAttr("widest", &widest_));
+    OP_REQUIRES_OK(context, context->GetAttr("headroom", &headroom_));
+  }
+
+ protected:
+  // Inputs from `first` on: delta, sign, key [2] (or [0] to round to nearest).
+  void Move(OpKernelContext* context, const Tensor& buffer, int first, Tensor* moved) {
+    const Tensor& delta = context->input(first);
+    const Tensor& sign = context->input(first + 1);
+    const Tensor& key = context->input(first + 2);
+    SetCount(delta.NumElements());
+    const int64_t expected = PlaneBytes() + kTrailerBytes;
+    OP_REQUIRES(context, buffer.NumElements() == expected,
+                InvalidArgument("buffer of ", buffer.NumElements(), " bytes, not ", expected));
+    OP_REQUIRES(context, sign.NumElements() == 1 && key.NumElements() % 2 == 0,
+                InvalidArgument("sign must be one number, key none or two"));
+    const uint8_t* planes = buffer.flat<uint8_t>().data();
+    uint8_t* out = moved->flat<uint8_t>().data();
+    Transform transform = ReadTransform(planes + PlaneBytes());
+
+    omc::Move move{delta.flat<float>().data(), 0.0f, 1.0f, key.NumElements() > 0, {0, 0}};
+    {
+      tensorflow::port::ScopedFlushDenormal flush;
+      move.factor = sign.flat<float>()(0) / transform.scale;
+    }
+    if (move.stochastic) {
+      move.key[0] = static_cast<uint32_t>(key.flat<int32_t>()(0));
+      move.key[1] = static_cast<uint32_t>(key.flat<int32_t>()(1));
+    }
+    // Most steps stay in the range, so round at once and again only where the scale had to grow.
+    const float largest = Sweep(context, planes, move, out);
+    const float growth = Growth(largest, transform.scale);
+    if (growth != 1.0f) {
+      move.shrink = 1.0f / growth;
+      transform.scale *= growth;
+      Sweep(context, planes, move, out);
+    }
+    std::memcpy(out + PlaneBytes(), &transform.scale, 4);
+    std::memcpy(out + PlaneBytes() + 4, &transform.offset, 4);
+  }
+
+ private:
+  float Sweep(OpKernelContext* context, const uint8_t* planes, const omc::Move& move,
+              uint8_t* out) {
+    std::atomic<float> largest{0.0f};
+    ForColumns(context, layout_.columns, 32, [&](int64_t begin, int64_t end) {
+      const float mine = BestSweeps().move(format_, layout_, planes, move, begin, end, out);
+      float seen = largest.load();
+      while (mine > seen && !largest.compare_exchange_weak(seen, mine)) {
+      }
+    });
+    return largest.load();
+  }
+
+  float Growth(float largest, float scale) const {
+    const float excess = largest * inverse_limit_;
+    if (excess <= 1.0f) return 1.0f;
+    int32_t bits;
+    if (format_.exponent_bits) {
+      std::memcpy(&bits, &excess, 4);
+      bits = (bits & 0x7F800000) + (1 << 23);
+    } else {
+      const float roomy = largest * headroom_;
+      std::memcpy(&bits, &roomy, 4);
+      bits = (bits + 0xFFFF) & -0x10000;
+    }
+    float factor;
+    std::memcpy(&factor, &bits, 4);
+    return std::max(std::min(factor, widest_ / scale), 1.0f);
+  }
+
+  float inverse_limit_, widest_, headroom_;
+};
+
+class AddToBufferKernel : public AddKernel {
+ public:
+  using AddKernel::AddKernel;
+
+  void Compute(OpKernelContext* context) override {
+    Tensor* moved = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, context->input(0).shape(), &moved));
+    Move(context, context->input(0), 1, moved);
+  }
+};
+
+// The same on the variable that holds the buffer. Its memory stays where it is: buffers that moved
+// at each step would scatter over the allocator's chunks and leave holes between them.
+class AddInPlaceKernel : public AddKernel {
+ public:
+  using AddKernel::AddKernel;
+
+  void Compute(OpKernelContext* context) override {
+    tensorflow::core::RefCountPtr<tensorflow::Var> variable;
+    OP_REQUIRES_OK(context, LookupResource(context, HandleFromInput(context, 0), &variable));
+    tensorflow::mutex_lock lock(*variable->mu());
+    Tensor* buffer = variable->tensor();
+    Tensor moved;
+    OP_REQUIRES_OK(context,
+                   context->allocate_temp(tensorflow::DT_UINT8, buffer->shape(), &moved));
+    Move(context, *buffer, 1, &moved);
+    if (!context->status().ok()) return;
+    if (buffer->RefCountIsOne()) {
+      std::memcpy(buffer->flat<uint8_t>().data(), moved.flat<uint8_t>().data(),
+                  moved.NumElements());
+    } else {
+      *buffer = moved;  // Somebody still reads the old codes.
+    }
+  }
+};
+
+tensorflow::Status DecodedShape(InferenceContext* context) {
+  tensorflow::PartialTensorShape shape;
+  TF_RETURN_IF_ERROR(context->GetAttr("shape", &shape));
+  tensorflow::shape_inference::ShapeHandle handle;
+  TF_RETURN_IF_ERROR(context->MakeShapeFromPartialTensorShape(shape, &handle));
+  context->set_output(0, handle);
+  return tensorflow::OkStatus();
+}
+
+tensorflow::Status BufferShape(InferenceContext* context) {
+  context->set_output(0, context->input(0));
+  return tensorflow::OkStatus();
+}
+
+}  // namespace
+
+REGISTER_OP("Omc>Decode")
+    .Input("buffer: uint8")
+    .Output("values: float")
+    .Attr("bits: int")
+    .Attr("sign_bits: int")
+    .Attr("exponent_bits: int")
+    .Attr("feedback_bits: int")
+    .Attr("shape: shape")
+    .Attr("transform: bool")
+    .SetShapeFn(DecodedShape);
+REGISTER_KERNEL_BUILDER(Name("Omc>Decode").Device(tensorflow::DEVICE_CPU), DecodeKernel);
+
+REGISTER_OP("Omc>DecodeVariable")
+    .Input("variable: resource")
+    .Output("values: float")
+    .Attr("bits: int")
+    .Attr("sign_bits: int")
+    .Attr("exponent_bits: int")
+    .Attr("feedback_bits: int")
+    .Attr("shape: shape")
+    .Attr("transform: bool")
+    .SetIsStateful()
+    .SetShapeFn(DecodedShape);
+REGISTER_KERNEL_BUILDER(Name("Omc>DecodeVariable").Device(tensorflow::DEVICE_CPU),
+                        DecodeVariableKernel);
+
+#define OMC_ADD_ATTRS           \
+  Attr("bits: int")             \
+      .Attr("sign_bits: int")     \
+      .Attr("exponent_bits: int") \
+      .Attr("feedback_bits: int") \
+      .Attr("inverse_limit: float") \
+      .Attr("widest: float")      \
+      .Attr("headroom: float")
+
+REGISTER_OP("Omc>Add")
+    .Input("buffer: uint8")
+    .Input("delta: float")
+    .Input("sign: float")
+    .Input("key: int32")
+    .Output("moved: uint8")
+    .OMC_ADD_ATTRS
+    .SetShapeFn(BufferShape);
+REGISTER_KERNEL_BUILDER(Name("Omc>Add").Device(tensorflow::DEVICE_CPU), AddToBufferKernel);
+
+REGISTER_OP("Omc>AddInPlace")
+    .Input("variable: resource")
+    .Input("delta: float")
+    .Input("sign: float")
+    .Input("key: int32")
+    .OMC_ADD_ATTRS
+    .SetIsStateful()
+    .SetShapeFn(tensorflow::shape_inference::NoOutputs);
+REGISTER_KERNEL_BUILDER(Name("Omc>AddInPlace").Device(tensorflow::DEVICE_CPU), AddInPlaceKernel);
+
+}  // namespace omc

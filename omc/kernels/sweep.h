@@ -1,0 +1,71 @@
+// One sweep over a variable's codes: what the ops in ops.cc share out among threads.
+//
+// The layout of a buffer is that of omc/packing.py, the arithmetic that of omc/transforms.py, to the
+// last bit: every product and sum here is one float32 operation there, in the same order.
+#ifndef OMC_KERNELS_SWEEP_H_
+#define OMC_KERNELS_SWEEP_H_
+
+#include <cstdint>
+
+namespace omc {
+
+// A number format as its loops need it; see omc/formats.py.
+struct Format {
+  Format(int bits, int sign_bits, int exponent_bits, int feedback_bits);
+
+  int bits;              // Width of a code.
+  int sign_bits;         // 0 or 1.
+  int exponent_bits;     // 0 for integers.
+  int mantissa_bits;
+  uint32_t max_code;     // Code of the largest magnitude, without the sign.
+  float min, max;        // Bounds of an integer format.
+  float step;            // Distance of neighbouring codes near zero.
+  float inverse_step;
+  float aligner;         // 2^23 steps: adding it rounds a subnormal to a code.
+  float min_normal;      // 0 where float32's subnormals serve.
+  uint32_t normal_from;  // Code of min_normal.
+  uint32_t rebias;       // What turns the exponent field into float32's, in float32's bits.
+  uint32_t read_max;     // Largest code magnitude of a read: max_code without feedback bits.
+  uint32_t half, keep;   // A read of code c is (c + half) & keep, at most read_max.
+};
+
+// Codes of one variable: 8 rows of `columns`, of which the first `count` are weights.
+struct Layout {
+  int64_t count;
+  int64_t columns;
+};
+
+struct Transform {
+  float scale;
+  float offset;
+};
+
+// What moves the weights: u + delta * factor, rounded after a product with `shrink`.
+struct Move {
+  const float* delta;  // [count]
+  float factor;        // sign / scale
+  float shrink;        // 1 / growth of the scale; 1 where the range holds.
+  bool stochastic;
+  uint32_t key[2];     // Of the random bits.
+};
+
+// The sweeps of one instruction set, over the columns [begin, end) of all rows.
+struct Sweeps {
+  // values[i] = scale * u'[i] + offset; without a transform u' itself.
+  void (*decode)(const Format&, const Layout&, const uint8_t* planes, const Transform* transform,
+                 int64_t begin, int64_t end, float* values);
+  // Writes the moved codes and returns the largest |u + delta * factor|, before `shrink`.
+  float (*move)(const Format&, const Layout&, const uint8_t* planes, const Move&, int64_t begin,
+                int64_t end, uint8_t* moved);
+};
+
+namespace portable {
+extern const Sweeps sweeps;
+}
+namespace avx2 {
+extern const Sweeps sweeps;
+}
+
+}  // namespace omc
+
+#endif  // OMC_KERNELS_SWEEP_H_

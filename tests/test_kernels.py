@@ -1,0 +1,179 @@
+"""Native ops against the pure TensorFlow path, bit for bit, and where they must not be used."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from omc import kernels
+from omc.compressed import Codec
+from omc.formats import Format
+from omc.kernels import build
+
+native = pytest.mark.skipif(
+    build.find_compiler() is None, reason="no C++ compiler, so OMC runs without native ops"
+)
+
+SMALL = [f"S{s}E{e}M{m}" for s in (0, 1) for e in range(2, 9) for m in range(0, 13 - e - s)]
+SMALL += [f"INT{bits}" for bits in range(2, 9)]
+WIDE = ["S1E5M10", "S1E3M12", "S1E4M14", "S1E8M7", "S1E8M23", "S1E2M23", "S0E6M15"]
+FEEDBACK = ["S1E3M5+2", "S1E2M0+3", "S1E8M4+3", "S0E3M4+1", "INT4+4", "INT2+1", "INT7+1"]
+MOVED = ["S1E3M7", "S1E2M3", "S1E5M10", "S1E4M14", "S1E2M0", "S1E7M2", "S1E6M9", "S1E8M7"]
+MOVED += ["S1E8M23", "S1E2M23", "INT2", "INT3", "INT4", "INT8", "S1E3M5+2", "INT4+4"]
+# One weight, one row, odd rows, several tiles and threads.
+SHAPES = [(1,), (7,), (5, 13), (120, 257)]
+
+
+def bits(tensor):
+    return np.asarray(tensor).view(np.uint8)
+
+
+def random_buffer(codec, rng):
+    """Buffer of arbitrary codes under an ordinary transform."""
+    buffer = rng.integers(0, 256, codec.nbytes, dtype=np.uint8)
+    if codec.transform:
+        buffer[-8:] = np.array([0.037, -0.011], np.float32).view(np.uint8)
+    return tf.constant(buffer)
+
+
+@native
+def test_they_are_compiled_where_there_is_a_compiler():
+    build.build()
+    assert kernels.available() and kernels.usable()
+
+
+@native
+@pytest.mark.parametrize("transform", [True, False])
+@pytest.mark.parametrize("name", SMALL + WIDE + FEEDBACK)
+def test_decode_is_the_pure_path_bit_for_bit(name, transform):
+    rng = np.random.default_rng(0)
+    fmt = Format.parse(name)
+    every = 2 ** min(fmt.bits, 13)
+    for shape in ((every,), *SHAPES[:3]):
+        codec = Codec(fmt, shape, transform)
+        buffer = random_buffer(codec, rng)
+        with kernels.pure():
+            expected = codec.decode(buffer)
+        np.testing.assert_array_equal(bits(codec.decode(buffer)), bits(expected))
+
+
+@native
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("name", MOVED)
+def test_add_is_the_pure_path_bit_for_bit(name, stochastic):
+    rng = np.random.default_rng(1)
+    seed = tf.constant([1234567, -89], tf.int32) if stochastic else None
+    for shape in SHAPES:
+        codec = Codec(Format.parse(name), shape)
+        assert codec.natively_added
+        buffer = random_buffer(codec, rng)
+        for size in (0.0, 1e-5, 1e-2, 3.0, 1e20):  # The large ones make the scale grow.
+            delta = (rng.standard_normal(shape) * size).astype(np.float32)
+            delta.flat[::5] = 0
+            if size == 1e-2:
+                delta.flat[0], delta.flat[-1] = np.nan, -np.inf
+            for sign in (1.0, -0.37):
+                with kernels.pure():
+                    expected = codec.add(buffer, delta, seed, sign)
+                np.testing.assert_array_equal(codec.add(buffer, delta, seed, sign), expected)
+
+
+@native
+@pytest.mark.parametrize("name", ["S1E3M7", "INT8", "S1E2M3"])
+def test_xla_is_the_same_bit_for_bit(name):
+    codec = Codec(Format.parse(name), (300, 257))  # Large enough for the path to compile itself.
+    rng = np.random.default_rng(2)
+    buffer, delta = random_buffer(codec, rng), rng.standard_normal((300, 257)).astype(np.float32)
+    seed = tf.constant([3, 4], tf.int32)
+
+    @tf.function(jit_compile=True)
+    def compiled(buffer, delta):
+        assert not kernels.usable()
+        return codec.decode(buffer), codec.add(buffer, delta, seed)
+
+    decoded, moved = compiled(buffer, delta)
+    np.testing.assert_array_equal(bits(codec.decode(buffer)), bits(decoded))
+    np.testing.assert_array_equal(codec.add(buffer, delta, seed), moved)
+    with kernels.pure():
+        np.testing.assert_array_equal(codec.add(buffer, delta, seed), moved)
+
+
+@native
+def test_a_reader_of_the_old_codes_keeps_them():
+    codec = Codec(Format.parse("S1E3M7"), (64, 64))
+    variable = tf.Variable(codec.encode(tf.random.normal((64, 64))))
+    held = variable.read_value()
+    before = held.numpy().copy()
+    delta = tf.ones((64, 64))
+    expected = codec.add(held, delta)
+    kernels.add_in_place(variable.handle, delta, tf.constant(1.0), None, codec.format)
+    np.testing.assert_array_equal(held, before)
+    np.testing.assert_array_equal(variable, expected)
+
+
+@native
+def test_a_buffer_of_another_length_is_an_error():
+    codec = Codec(Format.parse("S1E3M7"), (64, 64))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="bytes"):
+        codec.decode(tf.zeros([codec.nbytes - 1], tf.uint8))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="bytes"):
+        codec.add(tf.zeros([codec.nbytes + 1], tf.uint8), tf.zeros((64, 64)))
+
+
+@native
+def test_pure_holds_for_what_is_traced_in_it():
+    codec = Codec(Format.parse("INT8"), (8, 8))
+    buffer = codec.encode(tf.random.normal((8, 8)))
+
+    def ops(function):
+        graph = function.get_concrete_function(buffer).graph
+        return {op.type for op in graph.get_operations()}
+
+    with kernels.pure():
+        assert not kernels.usable()
+        with kernels.pure():
+            pass
+        assert not kernels.usable()
+        assert "Omc>Decode" not in ops(tf.function(codec.decode))
+    assert "Omc>Decode" in ops(tf.function(codec.decode))
+
+
+@native
+def test_computations_of_tff_do_without():
+    import tensorflow_federated as tff
+
+    import omc.learning  # noqa: F401 - it tells the ops when TFF traces
+
+    seen = []
+
+    @tff.tensorflow.computation(tff.types.TensorType(np.float32, [8]))
+    def computation(x):
+        seen.append(kernels.usable())
+        seen.append(tf.function(lambda: tf.constant(kernels.usable()))().op is not None)
+        return x
+
+    assert seen[0] is False and kernels.usable()
+
+
+def test_without_a_compiler_the_build_says_so_and_is_no_failure(tmp_path):
+    environment = {**os.environ, "PATH": str(tmp_path), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment.pop("CXX", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "omc.kernels.build"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "no C++ compiler" in done.stdout
+
+
+def test_a_failing_compiler_is_told_with_its_words(tmp_path, monkeypatch):
+    compiler = tmp_path / "broken"
+    compiler.write_text("#!/bin/sh\necho nothing works today >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(build, "library_path", lambda: tmp_path / "libomc-other.so")
+    with pytest.raises(RuntimeError, match="nothing works today"):
+        build.build()
+    assert not list(tmp_path.glob("*.so"))
