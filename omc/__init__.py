@@ -13,7 +13,7 @@ import importlib
 from omc.compressed import CompressedTensor, compress, decompress
 from omc.errors import ArtifactError, OmcError
 from omc.formats import Format
-from omc.keras import export, load, save, wrap
+from omc.keras import export, load, recompute, save, wrap
 from omc.measurement import memory_report
 from omc.policies import Policy
 from omc.version import __version__
@@ -32,6 +32,7 @@ __all__ = [
     "load",
     "measurement",
     "memory_report",
+    "recompute",
     "save",
     "wrap",
 ]

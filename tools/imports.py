@@ -18,6 +18,7 @@ HOUSE = (
     "omc.transforms",
     "omc.kernels",
     "omc.compressed",
+    "omc.rows",
     "omc.nested",
     "omc.policies",
     "omc.artifacts",

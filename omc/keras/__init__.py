@@ -1,8 +1,9 @@
 """Keras: variables stored as codes, and wrap() which puts them into a model."""
 
 from omc.keras.exporting import export
+from omc.keras.recompute import recompute
 from omc.keras.saving import load, save
 from omc.keras.variable import CompressedVariable
 from omc.keras.wrapping import wrap
 
-__all__ = ["CompressedVariable", "export", "load", "save", "wrap"]
+__all__ = ["CompressedVariable", "export", "load", "recompute", "save", "wrap"]

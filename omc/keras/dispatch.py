@@ -1,128 +1,43 @@
 """Routes public TensorFlow ops that meet a compressed variable.
 
-TensorFlow calls the dispatcher when an op cannot convert an argument. The ops of the table below
-get a *transient* version: the kernel is decoded for the forward op, decoded again in backward, and
-not kept in between. Every other op gets the dense value (correct for any layer; kept until
-backward).
+TensorFlow calls the dispatcher when an op cannot convert an argument. There are three ways:
 
-In a graph all decodes are ready at once, so each is tied to the tensor that makes it needed: the
-forward one to the layer's input, the backward one to the upstream gradient.
+- the ops of the table below have a *transient* version with gradients of its own: the kernel is
+  decoded for the forward op, decoded again in backward, and not kept in between;
+- where such a version declines (channels first, unusual subscripts), the op itself runs again in
+  backward (`omc.keras.repeat`), which is transient too and costs the op once more;
+- every other op gets the dense value: correct for any layer, kept until backward.
 """
 
 import inspect
+import sys
 
 import tensorflow as tf
 
-from omc.keras.gradients import custom_gradient
+import omc.keras.whole  # noqa: F401 - layers that are served as a whole
+from omc.keras import convolutions, ops
+from omc.keras.repeat import compressed, repeated
 from omc.keras.variable import CompressedVariable
 
-
-def _linear(forward, input_gradient, kernel_gradient):
-    """A transient version of an op y = forward(x, w) that is linear in both.
-
-    Args:
-        forward: (x, w) -> y.
-        input_gradient: (upstream, w, x) -> dx.
-        kernel_gradient: (upstream, x) -> dw.
-    """
-
-    def transient(x, variable):
-        @custom_gradient
-        def run(x, handle):
-            del handle
-
-            def gradient(upstream):
-                w = variable.decode(after=upstream, backward=True)
-                dx = input_gradient(upstream, w, x)
-                with tf.control_dependencies([dx]):  # The dense kernel is gone before dw comes.
-                    return dx, kernel_gradient(upstream, x)
-
-            return forward(x, variable.decode(after=x)), gradient
-
-        variable.watch()
-        return run(x, variable.handle)
-
-    return transient
-
-
-def _matmul(x, kernel):
-    """x [..., n] times kernel [n, m]; leading axes of x as in a Dense layer."""
-
-    def forward(x, w):
-        if x.shape.rank == 2:
-            return tf.matmul(x, w)
-        rows = tf.matmul(tf.reshape(x, [-1, w.shape[0]]), w)
-        y = tf.reshape(rows, tf.concat([tf.shape(x)[:-1], [w.shape[1]]], 0))
-        return tf.ensure_shape(y, x.shape[:-1].concatenate(w.shape[1:]))
-
-    def input_gradient(upstream, w, x):
-        rows = tf.matmul(tf.reshape(upstream, [-1, w.shape[1]]), w, transpose_b=True)
-        return rows if x.shape.rank == 2 else tf.reshape(rows, tf.shape(x))
-
-    def kernel_gradient(upstream, x):
-        n, m = kernel.shape
-        rows = tf.reshape(x, [-1, n])
-        return tf.matmul(rows, tf.reshape(upstream, [-1, m]), transpose_a=True)
-
-    return _linear(forward, input_gradient, kernel_gradient)(x, kernel)
-
-
-def _transient_matmul(a, b, **options):
-    plain = isinstance(b, CompressedVariable) and not isinstance(a, CompressedVariable)
-    if not plain or any(options.values()):
-        return NotImplemented
-    a = tf.convert_to_tensor(a)
-    return _matmul(a, b) if a.shape.rank == 2 and a.dtype == tf.float32 else NotImplemented
-
-
-def _transient_tensordot(a, b, axes, name=None):
-    plain = isinstance(b, CompressedVariable) and not isinstance(a, CompressedVariable)
-    if not plain or b.shape.rank != 2:
-        return NotImplemented
-    a = tf.convert_to_tensor(a)
-    last = a.shape.rank is not None and axes in ([[a.shape.rank - 1], [0]], [[-1], [0]], 1)
-    return _matmul(a, b) if last and a.dtype == tf.float32 else NotImplemented
-
-
-def _transient_conv2d(
-    input, filters, strides=None, padding="VALID", data_format=None, dilations=None, name=None
-):
-    if not isinstance(filters, CompressedVariable) or isinstance(input, CompressedVariable):
-        return NotImplemented
-    x = tf.convert_to_tensor(input)
-    channels_last = data_format in (None, "NHWC")
-    two = x.shape.rank == 4 and filters.shape.rank == 4
-    if not (two and channels_last and isinstance(padding, str) and x.dtype == tf.float32):
-        return NotImplemented
-    options = dict(strides=_pair(strides), padding=padding.upper(), dilations=_pair(dilations))
-
-    def input_gradient(upstream, w, x):
-        return tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(x), filter=w, out_backprop=upstream, **options
-        )
-
-    def kernel_gradient(upstream, x):
-        return tf.raw_ops.Conv2DBackpropFilter(
-            input=x, filter_sizes=filters.shape.as_list(), out_backprop=upstream, **options
-        )
-
-    def forward(x, w):
-        return tf.raw_ops.Conv2D(input=x, filter=w, **options)
-
-    return _linear(forward, input_gradient, kernel_gradient)(x, filters)
-
-
-def _pair(sizes):
-    if sizes is None:
-        return [1, 1, 1, 1]
-    sizes = [sizes] * 2 if isinstance(sizes, int) else list(sizes)
-    return [1, *(sizes * 2 if len(sizes) == 1 else sizes), 1]
-
-
 _TRANSIENT = {
-    "matmul": _transient_matmul,
-    "tensordot": _transient_tensordot,
-    "convolution_v2": _transient_conv2d,
+    "matmul": ops.matmul,
+    "tensordot": ops.tensordot,
+    "einsum": ops.einsum,
+    "convolution": convolutions.convolution,
+    "convolution_v2": convolutions.convolution,
+    "conv1d": convolutions.convolution,
+    "conv1d_v2": convolutions.convolution,
+    "conv2d": convolutions.convolution,
+    "conv2d_v2": convolutions.convolution,
+    "conv3d_v2": convolutions.convolution,
+    "conv1d_transpose": convolutions.transposed,
+    "conv2d_transpose_v2": convolutions.transposed,
+    "conv3d_transpose_v2": convolutions.transposed,
+    "depthwise_conv2d": convolutions.depthwise,
+    "depthwise_conv2d_v2": convolutions.depthwise,
+    "separable_conv2d": convolutions.separable,
+    "separable_conv2d_v2": convolutions.separable,
+    "atrous_conv2d_transpose": lambda **named: NotImplemented,
 }
 
 
@@ -131,35 +46,57 @@ class _Dispatcher(tf.__internal__.dispatch.GlobalOpDispatcher):
 
     def handle(self, op, args, kwargs):
         """Result of `op` with transient or dense kernels, or NOT_SUPPORTED without any."""
-        if not _mentions_compressed((args, kwargs)):
+        found = _found((args, kwargs))
+        if not found or (op.__name__.startswith("expand_dims") and _inside_convolution()):
             return self.NOT_SUPPORTED
-        transient = _TRANSIENT.get(op.__name__)
-        if transient is not None:
-            bound = inspect.signature(op).bind(*args, **kwargs).arguments
-            result = transient(**bound)
-            if result is not NotImplemented:
-                return result
-        args, kwargs = _dense((args, kwargs))
+        if op.__name__ not in _TRANSIENT or any(variable.lent for variable in found):
+            args, kwargs = _replaced((args, kwargs), CompressedVariable.read_value)
+            return op(*args, **kwargs)
+        named = inspect.signature(op).bind(*args, **kwargs).arguments
+        result = _TRANSIENT[op.__name__](**named)
+        return _again(op, args, kwargs, found) if result is NotImplemented else result
+
+
+def _again(op, args, kwargs, found):
+    kwargs = {key: value for key, value in kwargs.items() if key != "name"}  # Runs twice.
+
+    def run(*args, **kwargs):
+        args, kwargs = _replaced((args, kwargs), CompressedVariable.read_value)
         return op(*args, **kwargs)
 
+    return repeated(run, args, kwargs, decoded=compressed(found))
 
-def _mentions_compressed(value):
+
+def _inside_convolution():
+    """Whether a convolution over one axis is asking, which can be served itself when this fails."""
+    frame = sys._getframe(1)
+    for _ in range(16):
+        if frame is None:
+            return False
+        if frame.f_code.co_name in ("conv1d", "conv1d_transpose"):
+            return frame.f_globals.get("__name__", "").startswith("tensorflow.python")
+        frame = frame.f_back
+    return False
+
+
+def _found(value):
+    """The compressed variables in a nested value."""
     if isinstance(value, dict):
-        return any(_mentions_compressed(item) for item in value.values())
+        return [variable for item in value.values() for variable in _found(item)]
     if isinstance(value, (list, tuple)):
-        return any(_mentions_compressed(item) for item in value)
-    return isinstance(value, CompressedVariable)
+        return [variable for item in value for variable in _found(item)]
+    return [value] if isinstance(value, CompressedVariable) else []
 
 
-def _dense(value):
-    """`value` with every compressed variable, however nested, replaced by its dense value."""
+def _replaced(value, read):
+    """`value` with every compressed variable, however nested, replaced by what `read` gives."""
     if isinstance(value, CompressedVariable):
-        return value.read_value()
-    if not _mentions_compressed(value):
+        return read(value)
+    if not _found(value):
         return value
     if isinstance(value, dict):
-        return type(value)((key, _dense(item)) for key, item in value.items())
-    items = [_dense(item) for item in value]
+        return type(value)((key, _replaced(item, read)) for key, item in value.items())
+    items = [_replaced(item, read) for item in value]
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 

@@ -6,6 +6,8 @@ from collections.abc import MutableMapping, MutableSequence
 import tensorflow as tf
 from keras.src.engine.node import Node
 
+from omc.keras.whole import penalty
+
 _Reference = tf.__internal__.tracking.TrackableReference
 _LEAVES = (str, int, float, bool, type(None), tf.Module)  # The walk need not look inside.
 
@@ -82,7 +84,10 @@ def _rebuilt(value, original, other, done):
         new = _Reference(value.name, _rebuilt(value.ref, original, other, done))
     elif isinstance(value, functools.partial):
         args = [_rebuilt(item, original, other, done) for item in value.args]
-        new = functools.partial(value.func, *args, **value.keywords)
+        weight = any(item is original for item in value.args)
+        # What Keras holds with a weight itself is the weight's penalty.
+        function = (penalty, value.func) if weight else (value.func,)
+        new = functools.partial(*function, *args, **value.keywords)
     else:
         items = [_rebuilt(item, original, other, done) for item in value]
         inner = getattr(value, "__wrapped__", value)

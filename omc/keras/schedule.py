@@ -12,9 +12,6 @@ import tensorflow as tf
 _graphs = weakref.WeakSet()  # Graphs with backward reads, for tests.
 
 
-_READS = ("ReadVariableOp", "ResourceGather", "IdentityN", "Omc>DecodeVariable")  # Ops on a variable that do not change it.
-
-
 def backward_reads(graph):
     """Backward reads of a graph so far: a list of (variable, op that reads its buffer).
 
@@ -24,6 +21,10 @@ def backward_reads(graph):
         graph._omc_backward_reads = []
         _graphs.add(graph)
     return graph._omc_backward_reads
+
+
+_READS = ("ReadVariableOp", "Omc>DecodeVariable")
+_WRITES = ("Assign", "Omc>AddInPlace")
 
 
 def backward_read(variable, buffer):
@@ -66,11 +67,9 @@ def _depends(operation, other):
         if current is other:
             return True
         parents = [tensor.op for tensor in current.inputs] + list(current.control_inputs)
-        for tensor in current.inputs:
-            if tensor.dtype == tf.resource:
-                # A function orders a read behind the writes that were traced before it.
-                earlier = [op for op in tensor.consumers() if op._id < current._id]
-                parents += [op for op in earlier if op.type not in _READS]
+        if current.type in _READS:  # What was written before it, as momentum's slots are.
+            writers = [op for op in current.inputs[0].consumers() if op.type.startswith(_WRITES)]
+            parents += [op for op in writers if op._id < current._id]
         for parent in parents:
             if parent not in seen:
                 seen.add(parent)

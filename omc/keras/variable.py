@@ -1,16 +1,18 @@
 """A Keras variable whose value is stored as codes and is dense only while an op uses it."""
 
+import contextlib
 import itertools
+import sys
 
 import tensorflow as tf
 from keras.src.mixed_precision import autocast_variable
 from tensorflow.python.ops import resource_variable_ops
 
-from omc import kernels
+from omc import kernels, rows
 from omc.compressed import Codec
 from omc.errors import ModelError
-from omc.keras import schedule
-from omc.keras.gradients import custom_gradient
+from omc.keras import late, schedule
+from omc.keras.gradient import differentiable, read, recording, there, within
 
 _ids = itertools.count()
 
@@ -31,10 +33,14 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
     Attributes:
         codec: `Codec` or `PartialCodec` of the buffer.
         buffer: tf.Variable, uint8 [nbytes]: all that is stored.
+        served: How layers got the value so far: None before the first call; "transient" where it
+            was dense for one op at a time; "dense" once it had to stay dense until backward.
         slot_codec: `Codec` of the optimizer's slots for this variable; None leaves them dense.
     """
 
     _variable_call = None  # tf.Variable's metaclass would read our arguments as its own.
+    _lent = None  # The tensor that stands in for the value, see `lend`.
+    served = None
 
     def __init__(
         self,
@@ -96,25 +102,28 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         """Stored bytes: the length of the buffer that exists now (int; eager only)."""
         return int(tf.size(self.buffer.read_value()))
 
-    def decode(self, after=None, backward=False):
+    def decode(self, after=None, backward=False, early=False):
         """Dense value without a gradient path.
 
         Args:
             after: Tensor that has to be computed first, or None.
             backward: Whether it is a layer's backward pass that decodes (see `omc.keras.schedule`).
+            early: Whether it is a penalty's backward pass that decodes (see `omc.keras.late`).
         """
-        with tf.control_dependencies([] if after is None else [after]):
-            if isinstance(self.codec, Codec) and not self.codec.format.is_fp32 and kernels.usable():
-                codec = self.codec
-                read = values = kernels.decode_variable(
-                    self.buffer.handle, codec.format, codec.shape, codec.transform
+        codec = self.codec
+        with tf.control_dependencies([] if after is None else [there(after)]):
+            if isinstance(codec, Codec) and not codec.format.is_fp32 and kernels.usable():
+                buffer = values = kernels.decode_variable(
+                    within(self.buffer.handle), codec.format, codec.shape, codec.transform
                 )
             else:
-                read = self.buffer.read_value()
-                values = self.codec.decode(read)
+                buffer, values = read(self.buffer), None
+        if early:
+            late.register(self, buffer)
         if backward:
-            schedule.backward_read(self, read)
-        return values
+            schedule.backward_read(self, buffer)
+            late.release(self, buffer)
+        return codec.decode(buffer) if values is None else values
 
     def watch(self):
         """Tells tapes and functions that the variable takes part, as a read does."""
@@ -126,21 +135,52 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         current = getattr(autocast_variable._autocast_dtype, "dtype", None)
         return current if self._autocast and current is not None else self.dtype
 
+    def note(self, way):
+        """Remembers how the value was served ("transient" or "dense"); the dense way wins.
+
+        Only layers and recorded ops count, not optimizers, constraints or checkpoints.
+        """
+        if self.served != "dense" and (recording() or _in_layer_call()):
+            self.served = way
+
     def read_value(self):
         """Dense value; gradients reach the variable. Kept as long as its users need it.
 
         float32, or the compute dtype inside a layer under mixed precision; gradients are float32.
         """
-        return self._cast(self._dense_value())
+        if self._lent is not None:
+            return self._cast(self._lent)
+        self.note("dense")
+        return self._cast(self.read())
 
-    def _dense_value(self):
-        @custom_gradient
-        def read(handle):
-            del handle  # Only the gradient's address.
-            return self.decode(), lambda upstream: upstream
+    def read(self, after=None, backward=False, early=False):
+        """As `read_value`, float32, for those who see to it that the value is not kept.
 
+        Args:
+            after: As in `decode`.
+            backward: As in `decode`.
+            early: As in `decode`.
+        """
         self.watch()
-        return read(self.handle)
+        return differentiable(
+            lambda: [self.decode(after, backward, early)],
+            [self.handle],
+            lambda upstream: [upstream],
+        )[0]
+
+    @property
+    def lent(self):
+        """Whether a tensor stands in for the value now."""
+        return self._lent is not None
+
+    @contextlib.contextmanager
+    def lend(self, tensor):
+        """Context in which every read gives `tensor`, float32: the value, decoded beforehand."""
+        before, self._lent = self._lent, tensor
+        try:
+            yield
+        finally:
+            self._lent = before
 
     def _cast(self, value):
         return value if value.dtype == self._cast_dtype else tf.cast(value, self._cast_dtype)
@@ -159,12 +199,28 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         return self.decode().numpy()
 
     def sparse_read(self, indices, name=None):
-        """Rows of the value; what `tf.gather` and embedding lookups call."""
-        return self._cast(tf.gather(self._dense_value(), indices, name=name))
+        """Rows of the value; what `tf.gather` and embedding lookups call. Decodes no others."""
+        if self.lent or not self.shape.rank:
+            return tf.gather(self.read_value(), indices, name=name)
+        indices = tf.convert_to_tensor(indices)
+
+        def forward():
+            with tf.control_dependencies([there(indices)]):
+                buffer = read(self.buffer)
+            return [rows.decode_rows(self.codec, buffer, indices)]
+
+        def gradient(upstream):
+            values = tf.reshape(upstream, tf.concat([[-1], self.shape[1:]], axis=0))
+            flat = tf.reshape(indices, [-1])
+            return [tf.IndexedSlices(values, flat, tf.constant(self.shape.as_list(), flat.dtype))]
+
+        self.watch()
+        self.note("transient")
+        return self._cast(differentiable(forward, [self.handle], gradient)[0])
 
     def gather_nd(self, indices, name=None):
         """Slices of the value; what `tf.gather_nd` calls."""
-        return self._cast(tf.gather_nd(self._dense_value(), indices, name=name))
+        return self._cast(tf.gather_nd(self.read(), indices, name=name))
 
     def assign(self, value, use_locking=None, name=None, read_value=True):
         """Stores new values; the transform is kept where its range fits them."""
@@ -282,3 +338,8 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
     def __repr__(self):
         fmt = getattr(self.codec, "codec", self.codec).format.name
         return f"<omc.CompressedVariable {self.name!r} shape={tuple(self.shape)} format={fmt}>"
+
+
+def _in_layer_call():
+    layers = sys.modules[tf.keras.layers.Layer.__module__]  # Private Keras, of the one in use.
+    return layers.base_layer_utils.call_context().in_call

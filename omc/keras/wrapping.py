@@ -81,6 +81,7 @@ def install(model, variables, plan, create):
         plan: Tuple of PlannedVariable, in the same order.
         create: (original, planned, index) -> `CompressedVariable`.
     """
+    _forget_masks(model)
     gc.collect()  # Building leaves initial values behind, in cycles that hold them dense.
     places = Places(model, variables)
     for index, planned in enumerate(plan):
@@ -133,6 +134,14 @@ def _settle(variables):
 def _put(variable, codes):
     # A raw op, because a variable's own assign() wants its shape.
     tf.raw_ops.AssignVariableOp(resource=variable.buffer.handle, value=codes, validate_shape=False)
+
+
+def _forget_masks(model):
+    # Masks that cells cached while the model was built; tf.Module cannot walk over those of loops.
+    for layer in model._flatten_layers():
+        if hasattr(layer, "reset_recurrent_dropout_mask"):
+            layer.reset_recurrent_dropout_mask()
+            layer.reset_dropout_mask()
 
 
 def rounding_seed(policy, index):

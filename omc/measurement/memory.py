@@ -26,6 +26,8 @@ class MemoryRow:
         dense_bytes: Bytes of the plain variable.
         stored_bytes: Bytes of the buffers that exist now.
         reason: Why it is stored so.
+        served: How layers got the dense value so far: "transient" (dense for one op at a time),
+            "dense" (kept until backward), "" before the first call and for plain variables.
     """
 
     name: str
@@ -34,6 +36,7 @@ class MemoryRow:
     dense_bytes: int
     stored_bytes: int
     reason: str
+    served: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +74,12 @@ class MemoryReport:
         }
 
     def __str__(self):
-        header = ("variable", "shape", "format", "dense bytes", "stored bytes", "why")
-        total = ("total", "", "", self.dense_bytes, self.stored_bytes, f"{self.ratio:.3f} of dense")
+        header = ("variable", "shape", "format", "dense bytes", "stored bytes", "served", "why")
+        ratio = f"{self.ratio:.3f} of dense"
+        total = ("total", "", "", self.dense_bytes, self.stored_bytes, "", ratio)
         lines = [header]
         lines += [
-            (r.name, str(r.shape), r.format, r.dense_bytes, r.stored_bytes, r.reason)
+            (r.name, str(r.shape), r.format, r.dense_bytes, r.stored_bytes, r.served, r.reason)
             for r in self.rows
         ]
         lines.append(total)
@@ -139,7 +143,8 @@ def _row(variable, reason):
     else:
         fmt = "FP32" if spec.dtype == tf.float32 else spec.dtype.name
         stored = variable.read_value().numpy().nbytes
-    return MemoryRow(spec.name, spec.shape, fmt, spec.dense_bytes, stored, reason)
+    served = getattr(variable, "served", None) or ""
+    return MemoryRow(spec.name, spec.shape, fmt, spec.dense_bytes, stored, reason, served)
 
 
 class Peak:

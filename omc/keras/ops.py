@@ -1,0 +1,129 @@
+"""Transient versions of the matrix products: matmul, tensordot, einsum.
+
+Each takes the arguments of the public op by name and returns its result, or NotImplemented where
+`omc.keras.dispatch` has to find another way.
+"""
+
+import tensorflow as tf
+
+from omc.keras.transient import linear, suits
+from omc.keras.variable import CompressedVariable
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def matmul(
+    a,
+    b,
+    transpose_a=False,
+    transpose_b=False,
+    adjoint_a=False,
+    adjoint_b=False,
+    name=None,
+    **options,
+):
+    """a @ b with a compressed b [n, m] (or [m, n], transposed) and a dense a [..., n]."""
+    if any(options.values()) or isinstance(a, CompressedVariable) or b.shape.rank != 2:
+        return NotImplemented
+    a = tf.convert_to_tensor(a)
+    if not suits(a) or a.shape.rank < 2 or transpose_a or adjoint_a:
+        return NotImplemented
+    return _rows_times(a, b, transposed=bool(transpose_b or adjoint_b))
+
+
+def tensordot(a, b, axes, name=None):
+    """tf.tensordot with a compressed b."""
+    if isinstance(a, CompressedVariable):
+        return NotImplemented
+    a = tf.convert_to_tensor(a)
+    if not suits(a):
+        return NotImplemented
+    rank, other = a.shape.rank, b.shape.rank
+    if isinstance(axes, int):
+        left, right = list(range(rank - axes, rank)), list(range(axes))
+    elif isinstance(axes, (list, tuple)) and len(axes) == 2:
+        left, right = ([side] if isinstance(side, int) else list(side) for side in axes)
+    else:
+        return NotImplemented
+    if not all(isinstance(axis, int) for axis in left + right):
+        return NotImplemented
+    left, right = [axis % rank for axis in left], [axis % other for axis in right]
+    if other == 2 and left == [rank - 1] and rank >= 2 and right in ([0], [1]):
+        return _rows_times(a, b, transposed=right == [1])
+    x, w = list(_LETTERS[:rank]), list(_LETTERS[rank : rank + other])
+    for axis, partner in zip(left, right):
+        w[partner] = x[axis]
+    y = [label for label in x if label not in w] + [label for label in w if label not in x]
+    return einsum(f"{''.join(x)},{''.join(w)}->{''.join(y)}", (a, b))
+
+
+def einsum(equation, inputs, kwargs=None):
+    """tf.einsum of a dense and a compressed operand, each label of which lies in two of the three.
+
+    Its gradients are einsums too: of "x,w->y" they are "y,w->x" and "x,y->w".
+    """
+    options = kwargs or {}
+    if len(inputs) != 2 or sum(isinstance(i, CompressedVariable) for i in inputs) != 1:
+        return NotImplemented
+    first = isinstance(inputs[0], CompressedVariable)
+    variable, x = inputs if first else inputs[::-1]
+    x = tf.convert_to_tensor(x)
+    left, arrow, ys = equation.replace(" ", "").partition("->")
+    if not suits(x) or not arrow or left.count(",") != 1:
+        return NotImplemented
+    xs, ws = left.split(",")[::-1] if first else left.split(",")
+    xs, ys = _without_ellipsis(xs, ws, ys, x.shape.rank)
+    if not _is_bilinear(xs, ws, ys):
+        return NotImplemented
+
+    def run(x, w):
+        return tf.einsum(f"{xs},{ws}->{ys}", x, w, **options)
+
+    def input_gradient(upstream, w, x):
+        return tf.einsum(f"{ys},{ws}->{xs}", upstream, w)
+
+    def kernel_gradient(upstream, x):
+        return tf.einsum(f"{xs},{ys}->{ws}", x, upstream)
+
+    return linear(x, variable, run, input_gradient, kernel_gradient)
+
+
+def _rows_times(x, variable, transposed):
+    """x [..., n] times the kernel [n, m], or times the transpose of a kernel [m, n]."""
+    n, m = variable.shape[::-1] if transposed else variable.shape
+
+    def forward(x, w):
+        rows = tf.matmul(tf.reshape(x, [-1, n]), w, transpose_b=transposed)
+        if x.shape.rank == 2:
+            return rows
+        y = tf.reshape(rows, tf.concat([tf.shape(x)[:-1], [m]], 0))
+        return tf.ensure_shape(y, x.shape[:-1].concatenate([m]))
+
+    def input_gradient(upstream, w, x):
+        rows = tf.matmul(tf.reshape(upstream, [-1, m]), w, transpose_b=not transposed)
+        return rows if x.shape.rank == 2 else tf.reshape(rows, tf.shape(x))
+
+    def kernel_gradient(upstream, x):
+        rows, upstream = tf.reshape(x, [-1, n]), tf.reshape(upstream, [-1, m])
+        left, right = (upstream, rows) if transposed else (rows, upstream)
+        return tf.matmul(left, right, transpose_a=True)
+
+    if not x.shape[-1:].is_compatible_with([n]):
+        return NotImplemented  # TensorFlow words the error.
+    return linear(x, variable, forward, input_gradient, kernel_gradient)
+
+
+def _without_ellipsis(xs, ws, ys, rank):
+    """(xs, ys) with the axes that "..." stands for in x and y spelled out."""
+    if "..." not in xs or "..." not in ys or "..." in ws:
+        return xs, ys
+    unused = [letter for letter in _LETTERS if letter not in xs + ws + ys]
+    spelled = "".join(unused[: max(rank - len(xs) + 3, 0)])
+    return xs.replace("...", spelled), ys.replace("...", spelled)
+
+
+def _is_bilinear(xs, ws, ys):
+    """Whether permuting the subscripts gives the gradients: each label once in two of the three."""
+    distinct = all(len(set(labels)) == len(labels) for labels in (xs, ws, ys))
+    known = "." not in xs + ws + ys and set(ys) <= set(xs + ws)
+    return distinct and known and set(xs) <= set(ws + ys) and set(ws) <= set(xs + ys)

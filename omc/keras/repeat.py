@@ -1,0 +1,167 @@
+"""Calls that are run again in backward, so that only their arguments are kept until then.
+
+Recomputation (Chen et al., arXiv 1604.06174): nothing that the call computes is recorded in
+forward. In backward it runs once more, now recorded, and the gradient is taken of that. In a graph
+the second run starts from the arguments as they are *after* the upstream gradient: that delays it,
+and makes it a different computation, which TensorFlow does not merge with the first.
+"""
+
+import contextlib
+import sys
+
+import tensorflow as tf
+from tensorflow.python.ops import resource_variable_ops
+
+from omc.keras.gradient import differentiable, there
+from omc.keras.variable import CompressedVariable
+
+# Keras' private modules, of the Keras that TensorFlow uses: what a layer's __call__ sets up around
+# its call has to be set up again around the second run.
+_keras = sys.modules[tf.keras.layers.Layer.__module__]
+
+
+def repeated(call, args, kwargs, layer=None, variables=(), decoded=(), after=None, early=False):
+    """Result of call(*args, **kwargs), which runs again in backward.
+
+    The call must do the same when it runs again: draw no random numbers and change no variable.
+
+    Args:
+        call: Function of tensors, nested as TensorFlow nests them.
+        args: Tuple of its arguments.
+        kwargs: Dict of the others.
+        layer: The Keras layer whose call it is, or None.
+        variables: Trainable variables that it reads, dense or compressed.
+        decoded: `CompressedVariable`s decoded once for each run; the call reads those dense values.
+            The trainable ones get gradients; `variables` must not name them again.
+        after: Tensor that has to be there before the forward decodes; by default an argument.
+        early: Whether the gradient depends on nothing, see `omc.keras.late`.
+
+    Returns:
+        As `call` returns.
+    """
+    arguments = _Flat((args, kwargs))
+    inputs, variables, decoded = arguments.floats, list(variables), list(decoded)
+    after = after if after is not None or not inputs else inputs[0]
+    context = _Context(layer)
+    pattern = []  # The structure of the results, once they are known.
+
+    def run(inputs, values):
+        with contextlib.ExitStack() as stack:
+            for variable, value in zip(decoded, values):
+                stack.enter_context(variable.lend(value))
+            again, named = arguments.rebuilt(inputs)
+            return _Flat(context.run(call, again, named))
+
+    def forward():
+        results = run(inputs, [variable.decode(after) for variable in decoded])
+        pattern[:] = [results]
+        # A result that is an argument needs a name of its own.
+        return [tf.identity(tensor) for tensor in results.floats]
+
+    def gradient(*upstream):
+        upstream = [tf.convert_to_tensor(tensor) for tensor in upstream]
+        with tf.control_dependencies([there(tensor) for tensor in upstream]):
+            again = [tf.identity(tensor) for tensor in inputs]
+        values = [v.read(upstream[0], backward=not early, early=early) for v in decoded]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(again + values + variables)
+            with context.again():
+                results = run(again, values).floats
+        return tape.gradient(results, again + values + variables, output_gradients=upstream)
+
+    for variable in decoded:
+        variable.note("transient")
+    for variable in decoded + variables:
+        resource_variable_ops.variable_accessed(variable)  # Unrecorded reads tell no tape.
+    handles = [variable.handle for variable in decoded + variables]
+    outputs = differentiable(forward, inputs + handles, gradient)
+    results, new_losses = pattern[0].rebuilt(outputs)
+    context.replace_losses(new_losses)
+    return results
+
+
+class _Flat:
+    """A nested structure as a flat list, with its float tensors apart.
+
+    Attributes:
+        floats: List of the float tensors in it.
+    """
+
+    def __init__(self, structure):
+        structure = tf.nest.map_structure(_read, structure)
+        self._structure = structure
+        self._items = tf.nest.flatten(structure, expand_composites=True)
+        self._places = [
+            place
+            for place, item in enumerate(self._items)
+            if isinstance(item, tf.Tensor) and item.dtype.is_floating
+        ]
+        self.floats = [self._items[place] for place in self._places]
+
+    def rebuilt(self, floats):
+        """The structure with other float tensors, which inherit Keras' masks."""
+        items = list(self._items)
+        for place, tensor in zip(self._places, floats):
+            mask = getattr(items[place], "_keras_mask", None)
+            if mask is not None:
+                tensor._keras_mask = mask
+            items[place] = tensor
+        return tf.nest.pack_sequence_as(self._structure, items, expand_composites=True)
+
+
+def _read(value):
+    """A plain variable's value now, which the second run has to see too; others as they are."""
+    plain = isinstance(value, tf.Variable) and not isinstance(value, CompressedVariable)
+    return tf.convert_to_tensor(value) if plain else value
+
+
+class _Context:
+    """What a Keras layer's call sees around it, and the losses that it adds on the way."""
+
+    def __init__(self, layer):
+        self._layer = layer
+        calls = _keras.base_layer_utils.call_context()
+        self._training, self._saving = calls.training, calls.saving
+        self._layers = [] if layer is None else list(layer._flatten_layers())
+        self._autograph = tf.__internal__.autograph.control_status_ctx()
+
+    def run(self, call, args, kwargs):
+        """(result, losses added), the losses taken out of the layers."""
+        before = [len(layer._eager_losses) for layer in self._layers]
+        if self._layer is not None:  # As Keras does, and also where no AutoGraph runs any more.
+            call = tf.__internal__.autograph.tf_convert(call, self._autograph)
+        result = call(*args, **kwargs)
+        added = []
+        for layer, count in zip(self._layers, before):
+            added.append(list(layer._eager_losses[count:]))
+            del layer._eager_losses[count:]
+        return result, added
+
+    def replace_losses(self, added):
+        """Gives the layers the losses of the first run, now with their gradients."""
+        for layer, losses in zip(self._layers, added):
+            layer._eager_losses.extend(losses)
+
+    @contextlib.contextmanager
+    def again(self):
+        """Context for the second run, long after the layer's __call__ has ended."""
+        if self._layer is None:
+            yield
+            return
+        calls = _keras.base_layer_utils.call_context()
+        graph = not tf.executing_eagerly()
+        dtype = self._layer._compute_dtype_object
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(calls.enter(self._layer, None, graph, self._training, self._saving))
+            stack.enter_context(_keras.autocast_variable.enable_auto_cast_variables(dtype))
+            yield
+
+
+def unique(variables):
+    """The variables without repetition, in order."""
+    return list({id(variable): variable for variable in variables}.values())
+
+
+def compressed(variables):
+    """The compressed ones among variables, without repetition."""
+    return [v for v in unique(variables) if isinstance(v, CompressedVariable)]

@@ -1,0 +1,505 @@
+"""Every Keras layer with weights: equal to plain Keras on decoded weights, and how it is served.
+
+docs/layers.md holds the table of `CASES`; a test here compares them.
+"""
+
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import omc
+from omc.keras import CompressedVariable
+from omc.measurement.memory import measure_peak
+
+L = tf.keras.layers
+LINE, IMAGE, VOLUME, STEPS = (12, 4), (9, 9, 4), (7, 7, 7, 3), (6, 5)
+TOKENS = "tokens"
+
+
+def self_attention(**options):
+    class SelfAttention(L.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner = L.MultiHeadAttention(2, 6, **options)
+
+        def call(self, x):
+            return self.inner(x, x)
+
+    return SelfAttention()
+
+
+def scored(layer):
+    class Scored(L.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.project = layer, L.Dense(5)
+
+        def call(self, x):
+            return self.inner([x, self.project(x)])
+
+    return Scored()
+
+
+class Tied(L.Layer):
+    """One matrix that embeds tokens and scores them."""
+
+    def build(self, shape):
+        self.embeddings = L.Embedding(20, 6)
+        self.embeddings.build(shape)
+
+    def call(self, x):
+        x = tf.reduce_sum(self.embeddings(x), 1)
+        return tf.matmul(x, self.embeddings.embeddings, transpose_b=True)
+
+
+class Twice(L.Layer):
+    """A layer used twice."""
+
+    def build(self, shape):
+        self.inner = L.Dense(shape[-1], "tanh")
+        self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(self.inner(x))
+
+
+class Cells(L.Layer):
+    """Cells called one step at a time by hand."""
+
+    def build(self, shape):
+        self.cells = [L.LSTMCell(4), L.LSTMCell(4, implementation=1), L.GRUCell(4)]
+        self.cells += [L.GRUCell(4, reset_after=False), L.SimpleRNNCell(4)]
+
+    def call(self, x):
+        outputs = []
+        for cell in self.cells:
+            state = cell.get_initial_state(x[:, 0])
+            for step in range(2):
+                y, state = cell(x[:, step], state)
+            outputs.append(y)
+        return tf.concat(outputs, 1)
+
+
+def stacked():
+    return L.RNN(L.StackedRNNCells([L.GRUCell(4), L.LSTMCell(3)]), return_sequences=True)
+
+
+# Row of the table -> [(layer, input shape)], served.
+CASES = {
+    "Dense": ([(lambda: L.Dense(5), (6,)), (lambda: L.Dense(5, "relu"), (3, 6))], "transient"),
+    "EinsumDense": (
+        [
+            (lambda: L.EinsumDense("abc,cde->abde", (None, 4, 5), bias_axes="e"), LINE),
+            (lambda: L.EinsumDense("...x,xy->...y", 7), LINE),
+        ],
+        "transient",
+    ),
+    "MultiHeadAttention": ([(self_attention, STEPS)], "transient"),
+    "Attention, AdditiveAttention (`scale` is no matrix)": (
+        [
+            (lambda: scored(L.Attention(use_scale=True)), STEPS),
+            (lambda: scored(L.AdditiveAttention()), STEPS),
+        ],
+        "transient",
+    ),
+    "Conv1D": (
+        [
+            (lambda: L.Conv1D(6, 3, padding="causal", activation="relu"), LINE),
+            (lambda: L.Conv1D(6, 3, strides=2, padding="same"), LINE),
+            (lambda: L.Conv1D(6, 3, dilation_rate=2), LINE),
+            (lambda: L.Conv1D(6, 3, dilation_rate=2, padding="causal"), (2, *LINE)),
+        ],
+        "transient",
+    ),
+    "Conv2D": (
+        [
+            (lambda: L.Conv2D(6, (3, 2), strides=2, padding="same"), IMAGE),
+            (lambda: L.Conv2D(6, 3, dilation_rate=(2, 1), padding="same"), IMAGE),
+            (lambda: L.Conv2D(6, 3), (2, *IMAGE)),
+        ],
+        "transient",
+    ),
+    "Conv3D": (
+        [
+            (lambda: L.Conv3D(4, 3, strides=2), VOLUME),
+            (lambda: L.Conv3D(4, 2, dilation_rate=2, padding="same"), VOLUME),
+        ],
+        "transient",
+    ),
+    "Conv1D, Conv2D with groups": (
+        [
+            (lambda: L.Conv1D(6, 3, groups=2, activation="relu"), LINE),
+            (lambda: L.Conv2D(4, 3, groups=4), IMAGE),
+        ],
+        "transient",
+    ),
+    "Conv1DTranspose": (
+        [
+            (lambda: L.Conv1DTranspose(6, 3, strides=2, padding="same"), LINE),
+            (lambda: L.Conv1DTranspose(6, 3, output_padding=1, strides=2), LINE),
+        ],
+        "transient",
+    ),
+    "Conv2DTranspose": (
+        [
+            (lambda: L.Conv2DTranspose(6, 3, strides=2), IMAGE),
+            (lambda: L.Conv2DTranspose(6, 3, dilation_rate=2), IMAGE),
+        ],
+        "transient",
+    ),
+    "Conv3DTranspose": ([(lambda: L.Conv3DTranspose(4, 2, strides=2), VOLUME)], "transient"),
+    "DepthwiseConv1D": (
+        [(lambda: L.DepthwiseConv1D(3, depth_multiplier=2, strides=2), LINE)],
+        "transient",
+    ),
+    "DepthwiseConv2D": (
+        [
+            (lambda: L.DepthwiseConv2D(3, depth_multiplier=2, padding="same"), IMAGE),
+            (lambda: L.DepthwiseConv2D(3, dilation_rate=2), IMAGE),
+        ],
+        "transient",
+    ),
+    "SeparableConv1D": (
+        [(lambda: L.SeparableConv1D(6, 3, padding="causal", activation="tanh"), LINE)],
+        "transient",
+    ),
+    "SeparableConv2D": (
+        [
+            (lambda: L.SeparableConv2D(6, 3, strides=2), IMAGE),
+            (lambda: L.SeparableConv2D(6, 3, dilation_rate=2, padding="same"), IMAGE),
+        ],
+        "transient",
+    ),
+    "LocallyConnected1D, LocallyConnected2D": (
+        [
+            (lambda: L.LocallyConnected1D(3, 3), LINE),
+            (lambda: L.LocallyConnected2D(3, 3, implementation=2), IMAGE),
+        ],
+        "transient",
+    ),
+    "PReLU": ([(lambda: L.PReLU("normal"), LINE)], "transient"),
+    "Embedding": ([(lambda: L.Embedding(20, 6), TOKENS)], "transient"),
+    "Embedding, tied to the output's logits": ([(Tied, TOKENS)], "transient"),
+    "a layer used twice": ([(Twice, (6,))], "transient"),
+    "SimpleRNN": ([(lambda: L.SimpleRNN(4), STEPS)], "transient"),
+    "LSTM": (
+        [
+            (lambda: L.LSTM(4, return_sequences=True), STEPS),
+            (lambda: L.LSTM(4, recurrent_activation="hard_sigmoid"), STEPS),
+        ],
+        "transient",
+    ),
+    "GRU": (
+        [(lambda: L.GRU(4), STEPS), (lambda: L.GRU(4, reset_after=False, unroll=True), STEPS)],
+        "transient",
+    ),
+    "RNN of cells, StackedRNNCells": ([(stacked, STEPS)], "transient"),
+    "LSTMCell, GRUCell, SimpleRNNCell by themselves": ([(Cells, STEPS)], "transient"),
+    "Bidirectional": (
+        [(lambda: L.Bidirectional(L.LSTM(4, return_sequences=True)), STEPS)],
+        "transient",
+    ),
+    "TimeDistributed": ([(lambda: L.TimeDistributed(L.Conv1D(3, 2)), (3, *LINE))], "transient"),
+    "ConvLSTM1D, ConvLSTM2D, ConvLSTM3D": (
+        [
+            (lambda: L.ConvLSTM1D(2, 2), (2, *LINE)),
+            (lambda: L.ConvLSTM2D(2, 2), (2, 5, 5, 2)),
+        ],
+        "transient",
+    ),
+    "recurrent layers with dropout, in training": (
+        [
+            (lambda: L.LSTM(4, dropout=1e-9), STEPS),
+            (lambda: L.GRU(4, recurrent_dropout=1e-9), STEPS),
+        ],
+        "dense",
+    ),
+    "recurrent layers with `stateful=True`": (
+        [(lambda: L.GRU(4, stateful=True), STEPS)],
+        "dense",
+    ),
+}
+EACH = [
+    pytest.param(make, shape, served, id=f"{row}-{index}")
+    for row, (makes, served) in CASES.items()
+    for index, (make, shape) in enumerate(makes)
+]
+
+
+def build(make, shape):
+    shape, dtype = ((5,), tf.int32) if shape == TOKENS else (shape, tf.float32)
+    inputs = tf.keras.Input(shape, batch_size=2, dtype=dtype)
+    return tf.keras.Model(inputs, make()(inputs))
+
+
+def pair(make, shape, policy="S1E5M10"):
+    """A wrapped model and a plain one with its decoded weights."""
+    wrapped, plain = omc.wrap(build(make, shape), policy), build(make, shape)
+    plain.set_weights([v.numpy() for v in wrapped.variables])
+    return wrapped, plain
+
+
+def batch(model):
+    rng = np.random.default_rng(3)
+    if model.input.dtype == tf.int32:
+        return tf.constant(rng.integers(0, 20, model.input_shape), tf.int32)
+    return tf.constant(rng.normal(size=model.input_shape), tf.float32)
+
+
+def results(model, x, training=True):
+    """[output, gradient of the input, gradient of each variable], dense."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = model(x, training=training)
+        loss = tf.reduce_sum(tf.sin(y)) + sum(model.losses, tf.constant(0.0))
+    found = tape.gradient(loss, [x, *model.trainable_variables])
+    return [y, *(tf.convert_to_tensor(gradient) for gradient in found if gradient is not None)]
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs) > 1
+    for mine, other in zip(ours, theirs):
+        np.testing.assert_allclose(mine, other, rtol=3e-4, atol=3e-5)
+
+
+def compressed(model):
+    found = [v for v in model.variables if isinstance(v, CompressedVariable)]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("graph", [True, False], ids=["graph", "eager"])
+@pytest.mark.parametrize("make, shape, served", EACH)
+def test_as_plain_keras(make, shape, served, graph):
+    wrapped, plain = pair(make, shape)
+    x = batch(plain)
+    assert {variable.served for variable in compressed(wrapped)} == {None}
+    run = tf.function(results, autograph=False) if graph else results
+    assert_same(run(wrapped, x), results(plain, x))
+    assert {variable.served for variable in compressed(wrapped)} == {served}
+    assert {row.served for row in omc.memory_report(wrapped).rows} <= {served, ""}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "Dense",
+        "Conv1D",
+        "SeparableConv2D",
+        "Embedding, tied to the output's logits",
+        "a layer used twice",
+        "LSTM",
+    ],
+)
+def test_one_step_of_fit(row):
+    """The update is the plain one up to what a code of 16 bits can say."""
+    make, shape = CASES[row][0][0]
+    wrapped, plain = pair(make, shape)
+    x = batch(plain)
+    y = tf.zeros_like(plain(x))
+    before = plain.get_weights()
+    for model in (wrapped, plain):
+        model.compile(tf.keras.optimizers.SGD(0.1), "mse")
+        model.fit(x, y, batch_size=2, verbose=0)
+    moved = [np.abs(new - old).max() for new, old in zip(plain.get_weights(), before)]
+    assert max(moved) > 0
+    for ours, theirs in zip(wrapped.get_weights(), plain.get_weights()):
+        np.testing.assert_allclose(ours, theirs, atol=1.2e-3 * np.abs(theirs).max() + 1e-5)
+
+
+def test_the_table_in_the_docs():
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "layers.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert [(row[0], row[1].strip()) for row in rows[1:]] == [
+        (row, served) for row, (_, served) in CASES.items()
+    ]
+
+
+@pytest.mark.parametrize("graph", [True, False], ids=["graph", "eager"])
+@pytest.mark.parametrize(
+    "regularizer",
+    ["l1", "l2", "l1_l2", "orthogonal_regularizer", lambda w: tf.reduce_sum(w**4) * 0.1],
+    ids=["l1", "l2", "l1_l2", "orthogonal", "own"],
+)
+def test_penalties(regularizer, graph):
+    def make():
+        return L.Dense(5, kernel_regularizer=regularizer, bias_regularizer="l2")
+
+    wrapped, plain = pair(make, (6,))
+    run = tf.function(results, autograph=False) if graph else results
+    assert_same(run(wrapped, batch(plain)), results(plain, batch(plain)))
+    assert wrapped.layers[1].kernel.served == "transient"
+    for ours, theirs in zip(wrapped.losses, plain.losses):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_a_layer_with_activity_losses_inside():
+    def make():
+        return L.Bidirectional(L.LSTM(4, activity_regularizer="l2", kernel_regularizer="l2"))
+
+    wrapped, plain = pair(make, STEPS)
+    assert_same(results(wrapped, batch(plain)), results(plain, batch(plain)))
+    np.testing.assert_allclose(sum(wrapped.losses), sum(plain.losses), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "make, shape", [(lambda **o: L.Dense(5, **o), (6,)), (lambda **o: L.SimpleRNN(4, **o), STEPS)]
+)
+def test_frozen_layers_and_constraints(make, shape):
+    def limited():
+        return make(kernel_constraint=tf.keras.constraints.MaxNorm(0.5))
+
+    wrapped, plain = pair(limited, shape)
+    x = batch(plain)
+    for model in (wrapped, plain):
+        model.compile(tf.keras.optimizers.SGD(0.1), "mse")
+        model.fit(x, tf.ones_like(model(x)), verbose=0)
+    np.testing.assert_allclose(wrapped.get_weights()[0], plain.get_weights()[0], atol=1e-3)
+    before = wrapped.get_weights()
+    for model in (wrapped, plain):
+        model.trainable = False
+    assert wrapped.trainable_variables == []
+    plain.set_weights(before)
+    assert_same(results(wrapped, x), results(plain, x))
+    for old, new in zip(before, wrapped.get_weights()):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_channels_first_matrix_batches_and_other_calls_are_transient_too():
+    codec = omc.compressed.Codec(omc.Format.parse("S1E5M10"), (3, 4))
+    value = tf.random.normal([3, 4])
+    x = tf.random.normal([2, 4, 3])
+    for op in (
+        lambda v: tf.matmul(x, v),
+        lambda v: tf.matmul(x, v, transpose_a=False, transpose_b=False),
+        lambda v: tf.matmul(v, tf.transpose(x[0])[..., :2], transpose_a=True),
+        lambda v: tf.matmul(v, v, transpose_b=True),
+        lambda v: tf.einsum("bij,jk->ik", x, v),
+        lambda v: tf.einsum("jk,bij", v, x),
+        lambda v: tf.tensordot(x, v, [[1, 2], [1, 0]]),
+        lambda v: tf.tensordot(v, x, [[0], [2]]),
+    ):
+        ours = CompressedVariable(codec, codec.encode(value), "kernel")
+        theirs = tf.Variable(ours.numpy())
+        found = []
+        for variable in (ours, theirs):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(tf.sin(op(variable)))
+            found.append([loss, *(g for g in tape.gradient(loss, [variable, x]) if g is not None)])
+        assert_same(*found)
+        assert ours.served == "transient"
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_half_precision_inputs(dtype):
+    codec = omc.compressed.Codec(omc.Format.parse("INT8"), (6, 4))
+    variable = CompressedVariable(codec, codec.encode(tf.random.normal([6, 4])), "kernel")
+    x = tf.cast(tf.random.normal([3, 6]), dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = tf.matmul(x, variable)
+    dx, dw = tape.gradient(y, [x, variable])
+    assert (y.dtype, dx.dtype, dw.dtype) == (dtype, dtype, tf.float32)
+    np.testing.assert_allclose(
+        tf.cast(y, tf.float32), tf.cast(x, tf.float32) @ variable.numpy(), atol=0.1
+    )
+    want = tf.reduce_sum(tf.cast(x, tf.float32), 0)[:, tf.newaxis] * tf.ones([1, 4])
+    np.testing.assert_allclose(dw, want, rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "make, shape", [(lambda: L.Dense(5), (6,)), (lambda: L.SimpleRNN(4, unroll=True), STEPS)]
+)
+@pytest.mark.parametrize("graph", [True, False], ids=["graph", "eager"])
+def test_gradients_of_gradients(make, shape, graph):
+    """A gradient penalty, as GANs have it."""
+
+    def penalty(model, x):
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = tf.reduce_sum(tf.sin(model(x)))
+            loss = tf.reduce_sum(inner.gradient(y, x) ** 2)
+        return [loss, *outer.gradient(loss, model.trainable_variables)]
+
+    wrapped, plain = pair(make, shape)
+    run = tf.function(penalty, autograph=False) if graph else penalty
+    assert_same(
+        run(wrapped, batch(plain)), tf.function(penalty, autograph=False)(plain, batch(plain))
+    )
+
+
+def test_inside_a_branch_under_a_tape_outside():
+    wrapped, plain = pair(lambda: L.Dense(5), (6,))
+
+    def run(model, x):
+        with tf.GradientTape() as tape:
+            chosen = tf.cond(tf.reduce_sum(x) < 1e9, lambda: model(x), lambda: tf.zeros([2, 5]))
+            loss = tf.reduce_sum(tf.sin(chosen))
+        return [loss, *tape.gradient(loss, model.trainable_variables)]
+
+    graph = tf.function(run, autograph=False)
+    assert_same(graph(wrapped, batch(plain)), graph(plain, batch(plain)))
+
+
+def test_inside_a_loop_under_a_tape_outside_is_refused():
+    wrapped, plain = pair(lambda: L.Dense(6), (6,))
+
+    @tf.function(autograph=False)
+    def run(x):
+        with tf.GradientTape() as tape:
+            _, y = tf.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, wrapped(y)), [0, x])
+            loss = tf.reduce_sum(y)
+        return tape.gradient(loss, wrapped.trainable_variables)
+
+    with pytest.raises(omc.errors.ModelError, match="while_loop"):
+        run(batch(plain))
+
+
+def wide(layers, shape):
+    return tf.keras.Sequential([tf.keras.Input(shape, batch_size=4), *layers])
+
+
+STACKS = {
+    "EinsumDense": (lambda: L.EinsumDense("abc,cd->abd", (None, 512)), (2, 512)),
+    "Conv1D": (lambda: L.Conv1D(256, 4, padding="same"), (4, 256)),
+    "SimpleRNN": (lambda: L.SimpleRNN(512, return_sequences=True), (3, 512)),
+    "penalty": (lambda: L.Dense(512, kernel_regularizer="l2"), (512,)),
+}
+
+
+@pytest.mark.parametrize("graph", [True, False], ids=["graph", "eager"])
+@pytest.mark.parametrize("name", STACKS)
+def test_a_stack_is_never_dense_as_a_whole(name, graph):
+    """Five more kernels of 1 MiB each: a step needs much less than five more dense ones."""
+    make, shape = STACKS[name]
+    peaks = {}
+    for count in (3, 8):
+        model = omc.wrap(wide([make() for _ in range(count)], shape), "INT8")
+        optimizer = tf.keras.optimizers.SGD(0.01)
+        x = tf.random.normal(model.input_shape)
+
+        def step(model=model, optimizer=optimizer, x=x):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(model(x, training=True) ** 2) + sum(model.losses, 0.0)
+            return loss, tape, optimizer, model
+
+        def train(model=model, step=step):
+            loss, tape, optimizer, _ = step()
+            variables = model.trainable_variables
+            if graph:
+                optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+            else:  # Eager gradients exist all at once; what counts is what backward starts from.
+                return loss, tape
+            return loss
+
+        run = tf.function(train, autograph=False) if graph else train
+        run()
+        with measure_peak() as peak:
+            run()
+        peaks[count] = peak.allocator_bytes
+        assert all(variable.served == "transient" for variable in compressed(model))
+    assert peaks[8] - peaks[3] < 3 * 2**20
