@@ -46,7 +46,7 @@ def run(quick=False):
         functions = {}
         for name, (_, _, save, load) in writers.items():
             functions[name, "save"], functions[name, "load"] = save, load
-        each = harness.medians(harness.interleaved(functions, rounds=2 if quick else 5))
+        each = harness.medians(harness.interleaved(functions, rounds=2 if quick else 5, seconds=20))
         dense = (folder / "m.safetensors").stat().st_size
         for name, (path, fmt, _, _) in writers.items():
             size = path.stat().st_size
