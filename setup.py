@@ -39,6 +39,7 @@ setuptools.setup(
     python_requires=">=3.9",
     install_requires=[
         "tensorflow>=2.14,<2.15",
+        "keras>=2.14,<2.15",
         "numpy",
         "absl-py",
         "psutil",

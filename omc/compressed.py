@@ -243,7 +243,7 @@ class Codec:
     def _round(self, units, seed):
         # With an offset -0 means nothing of its own, and -0 + 0 would turn it into +0 in `add`.
         return transforms.round_to_codes(
-            units, self.format, self._noise(seed, units.shape), negative_zero=not self.transform
+            units, self.format, self._noise(seed, units.shape), symmetric=self.transform
         )
 
     def _noise(self, seed, shape):

@@ -33,7 +33,7 @@ MIN_SCALE = 2.0**-100
 _INT_HEADROOM = 1.25  # Room that a growing integer variable gets, against refitting every step.
 
 
-def round_to_codes(values, fmt, noise=None, negative_zero=True):
+def round_to_codes(values, fmt, noise=None, symmetric=False):
     """Codes of values already in the format's range (u above); beyond it they saturate.
 
     Args:
@@ -41,13 +41,14 @@ def round_to_codes(values, fmt, noise=None, negative_zero=True):
         fmt: Format, not FP32.
         noise: None for round-to-nearest-even, or an int32 tensor of uniform random bits for
             stochastic rounding, which is unbiased inside the range: E[u'] = u.
-        negative_zero: Whether a negative value that rounds to zero gets the code of -0, or of +0.
+        symmetric: Whether to use codes that come in pairs only: neither the code of -0, nor an
+            integer's lowest, which lies beyond `limit`.
 
     Returns:
         int32 codes; bits above `fmt.bits` are not cleared where the value is negative.
     """
     if fmt.kind == "int":
-        values = tf.clip_by_value(values, fmt.min, fmt.max)
+        values = tf.clip_by_value(values, -fmt.max if symmetric else fmt.min, fmt.max)
         if noise is None:
             return tf.cast(tf.round(values), tf.int32)
         return _round_up_or_down(values, noise)
@@ -63,7 +64,7 @@ def round_to_codes(values, fmt, noise=None, negative_zero=True):
         return tf.where(bits < 0, 0, codes)
     sign = tf.bitwise.left_shift(tf.bitwise.right_shift(bits, 31), fmt.bits - 1)
     signed = tf.bitwise.bitwise_or(codes, sign)
-    return signed if negative_zero else tf.where(codes > 0, signed, 0)
+    return tf.where(codes > 0, signed, 0) if symmetric else signed
 
 
 def _round_normal(magnitude, fmt, noise):
@@ -159,7 +160,7 @@ def fit(values, fmt, noise=None):
         return tf.zeros([0], tf.int32), tf.constant(1.0), tf.constant(0.0)
     scale, offset = _prescale(values, fmt)
     scaled = to_units(values, scale, offset)
-    codes = round_to_codes(scaled, fmt, noise, negative_zero=False)
+    codes = round_to_codes(scaled, fmt, noise, symmetric=True)
     if noise is not None:
         return codes, scale, offset
     slope, intercept = _least_squares(scaled, values_of_codes(codes, fmt, stored=True))

@@ -227,10 +227,19 @@ def test_negative_zero_is_a_choice(name):
     fmt = Format.parse(name)
     values = tf.constant([-0.0, -fmt.step / 8, 0.0, -1.0])
     sign = 2 ** (fmt.bits - 1)
-    for negative_zero in (True, False):
-        codes = transforms.round_to_codes(values, fmt, negative_zero=negative_zero)
-        expected = [sign * negative_zero, sign * negative_zero, 0, fmt.encode(-1.0)]
+    for symmetric in (False, True):
+        codes = transforms.round_to_codes(values, fmt, symmetric=symmetric)
+        zero = 0 if symmetric else sign
+        expected = [zero, zero, 0, fmt.encode(-1.0)]
         np.testing.assert_array_equal(codes.numpy() & (2**fmt.bits - 1), expected)
+
+
+@pytest.mark.parametrize("name", ["INT2", "INT8"])
+def test_an_integers_lowest_code_is_out_of_range_under_a_transform(name):
+    fmt = Format.parse(name)
+    for noise in (None, tf.constant([0, -1])):
+        codes = transforms.round_to_codes(tf.constant([fmt.min, fmt.min + 0.4]), fmt, noise, True)
+        np.testing.assert_array_equal(codes, [-fmt.max, -fmt.max])
 
 
 @pytest.mark.parametrize("noisy", [False, True])

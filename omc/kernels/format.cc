@@ -12,7 +12,6 @@ Format::Format(int bits, int sign_bits, int exponent_bits, int feedback_bits)
   const int bias = integer ? 0 : (1 << (exponent_bits - 1)) - 1;
   max_code = (1u << (exponent_bits + mantissa_bits)) - 1;
   if (wide) max_code -= 1u << mantissa_bits;  // Its top exponent is beyond float32.
-  min = -std::ldexp(1.0f, bits - 1);
   max = std::ldexp(1.0f, bits - 1) - 1.0f;
   step = integer ? 1.0f : std::ldexp(1.0f, 1 - bias - mantissa_bits);
   inverse_step = wide ? 0.0f : 1.0f / step;

@@ -137,7 +137,7 @@ inline int32_t UpOrDown(float steps, uint32_t noise) {
 template <int kBits, Kind kKind, bool kStochastic>
 inline uint32_t Code(float value, uint32_t noise, const Format& f) {
   if (kKind == kInteger) {
-    value = value < f.min ? f.min : value;
+    value = value < -f.max ? -f.max : value;
     value = value > f.max ? f.max : value;
     if (kStochastic) return static_cast<uint32_t>(UpOrDown(value, noise));
     const float nearest = (value + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23: ties to even.

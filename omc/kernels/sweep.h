@@ -18,7 +18,7 @@ struct Format {
   int exponent_bits;     // 0 for integers.
   int mantissa_bits;
   uint32_t max_code;     // Code of the largest magnitude, without the sign.
-  float min, max;        // Bounds of an integer format.
+  float max;             // Largest value of an integer format; under a transform -max the least.
   float step;            // Distance of neighbouring codes near zero.
   float inverse_step;
   float aligner;         // 2^23 steps: adding it rounds a subnormal to a code.
