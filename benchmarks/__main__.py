@@ -1,35 +1,73 @@
-"""Runs the benchmarks, prints their tables and writes them as JSON.
+"""Runs the benchmarks, prints their tables and writes one JSON file each.
 
-python -m benchmarks --out=runs/bench
+python -m benchmarks --out=runs/bench                   # everything
+python -m benchmarks --only=codec --quick               # one of them, small and rough
+python -m benchmarks.tables runs/bench docs/benchmarks.md   # the tables and pictures of the docs
 """
 
 import argparse
+import importlib
+import importlib.util
 import json
-import os
 import pathlib
+import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from benchmarks import harness
 
-from benchmarks import codec, training_step  # noqa: E402 - after TensorFlow's log level is set
+# Each a module of this package with run(quick), which returns harness.Table objects.
+_NAMES = ("codec", "peers", "training_step", "layers", "process", "artifact", "zoo")
+BENCHMARKS = tuple(name for name in _NAMES if importlib.util.find_spec(f"benchmarks.{name}"))
 
-BENCHMARKS = {"codec": codec.run, "training_step": training_step.run}
 
+def main(arguments=None):
+    """Runs what was asked for, or everything.
 
-def main():
-    """Runs what was asked for, or everything."""
+    Args:
+        arguments: List of str; None for those of the command line.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", default="runs/bench", help="folder for the JSON files")
     parser.add_argument("--only", choices=BENCHMARKS, help="one benchmark instead of all")
-    arguments = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="small sizes, few repeats: 3 minutes")
+    arguments = parser.parse_args(arguments)
     out = pathlib.Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
-    for name, run in BENCHMARKS.items():
-        if arguments.only in (None, name):
-            print(f"\n== {name}: {run.__doc__.splitlines()[0]}", flush=True)
-            (out / f"{name}.json").write_text(json.dumps(run(), indent=2) + "\n", encoding="utf-8")
-    print(f"\nJSON in {out}")
+    for name in BENCHMARKS:
+        if arguments.only not in (None, name):
+            continue
+        module = importlib.import_module(f"benchmarks.{name}")
+        start = time.perf_counter()
+        print(f"\n== {name}: {module.__doc__.splitlines()[0]}", flush=True)
+        tables = _as_tables(name, module, module.run(quick=arguments.quick))
+        for table in tables:
+            table.show()
+        result = {
+            "benchmark": name,
+            **harness.description(arguments.quick),
+            "tables": [table.as_dict() for table in tables],
+        }
+        path = out / f"{name}.json"
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(f"\n{path}, after {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def _as_tables(name, module, result):
+    """A benchmark's tables; plain rows, a list of dicts, become one table of all their keys."""
+    if all(isinstance(part, harness.Table) for part in result):
+        return result
+    rows = list(result)
+    keys = {key: None for row in rows for key in row}
+    columns = [(key, key.replace("_", " "), _spec(row.get(key) for row in rows)) for key in keys]
+    return [harness.Table(name, module.__doc__.splitlines()[0], columns, rows)]
+
+
+def _spec(values):
+    values = list(values)
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        return ",d" if all(isinstance(value, int) for value in values) else ".3f"
+    return ""
 
 
 if __name__ == "__main__":

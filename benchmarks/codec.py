@@ -1,65 +1,96 @@
-"""Speed of the codec: nanoseconds a weight, next to copying the dense result."""
-
-import statistics
-import time
+"""Speed of the codec in ns a weight, beside copies of the dense result."""
 
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import harness, loops
 from omc.compressed import Codec
 from omc.formats import Format
 
-SHAPE = (2048, 2048)
-FORMATS = ("S1E2M3", "S1E3M7", "S1E5M10", "S1E4M14", "INT4", "INT8")
+FORMATS = ("S1E2M3", "S1E3M7", "S1E4M3", "S1E5M10", "S1E4M14", "INT2", "INT4", "INT8")
+_WORKS = ("decode", "add", "stochastic")
+_LIMITS = {"decode": 1.0, "add": 3.0}  # As multiples of a copy.
+_SIZES = {  # weights -> (shape, calls in one measurement, most rounds)
+    1 << 22: ((2048, 2048), 4, 9),
+    1 << 16: ((256, 256), 64, 25),
+}
+_QUICK = {1 << 20: ((1024, 1024), 4, 3), 1 << 16: ((256, 256), 64, 5)}
+_QUICK_FORMATS = ("S1E3M7", "INT8")
 
 
-def run():
-    """Decode and update of 4 M weights, compiled by XLA and op by op, in ns a weight.
+def run(quick=False):
+    """Decode and `Codec.add` on every path of the codec, for 4 M and 64 k weights.
+
+    Args:
+        quick: Only S1E3M7 and INT8, and 1 M weights instead of 4 M.
 
     Returns:
-        List of dicts: format, mode, decode_ns, update_ns, and both as multiples of a memory copy.
+        List of `harness.Table`.
     """
-    weights = np.random.default_rng(0).normal(0, 0.044, SHAPE).astype(np.float32)
-    delta = tf.constant(weights * 1e-3)
-    copy = _nanoseconds(lambda: tf.raw_ops.DeepCopy(x=delta))
-    print(f"copy of the dense result: {copy:.2f} ns a weight")
-    print(f"{'format':10}{'mode':6}{'decode ns':>10}{'x copy':>8}{'update ns':>11}{'x copy':>8}")
-    rows = []
-    for name in FORMATS:
-        codec = Codec(Format.parse(name), SHAPE)
-        buffer = codec.encode(tf.constant(weights))
-        for mode in ("xla", "ops"):
-            jit = mode == "xla" or None
-            # The codec compiles itself; a plain function around its parts shows TFF's worker.
-            decode = codec.decode if jit else tf.function(codec._decode)
-            update = codec.add if jit else tf.function(lambda b, d, c=codec: _op_by_op(c, b, d))
-            row = {
-                "format": name,
-                "mode": mode,
-                "decode_ns": _nanoseconds(lambda f=decode, b=buffer: f(b)),
-                "update_ns": _nanoseconds(lambda f=update, b=buffer: f(b, delta)),
-                "copy_ns": copy,
-            }
-            rows.append(row)
-            print(
-                f"{name:10}{mode:6}{row['decode_ns']:10.2f}{row['decode_ns'] / copy:8.1f}"
-                f"{row['update_ns']:11.2f}{row['update_ns'] / copy:8.1f}",
-                flush=True,
-            )
-    return rows
+    formats, sizes = (_QUICK_FORMATS, _QUICK) if quick else (FORMATS, _SIZES)
+    table = _table()
+    for count, (shape, calls, rounds) in sizes.items():
+        weights = np.random.default_rng(0).normal(0, 0.044, shape).astype(np.float32)
+        for name in formats:
+            harness.progress(f"codec {count:,} weights {name}")
+            table.rows += _rows(name, weights, calls, rounds)
+    rows = list(_target_rows(table.rows))
+    targets = harness.Table("targets", "Targets of the native ops", harness.TARGET_COLUMNS, rows)
+    return [table, targets]
 
 
-def _op_by_op(codec, buffer, delta):
-    one = tf.constant(1.0)
-    factor = codec._growth(buffer, delta, one)
-    return codec._moved(buffer, delta, one, factor, None)
+def _table():
+    columns = [("weights", "weights", ",d"), ("format", "format", ""), ("mode", "mode", "")]
+    for work, heading in zip(_WORKS, ("decode", "add", "stochastic add")):
+        columns += [
+            (f"{work}_ns", f"{heading}, ns/weight", ".3f"),
+            (f"{work}_to_copy_1", "x copy, 1 thread", ".2f"),
+            (f"{work}_to_copy_all", "x copy, all threads", ".2f"),
+        ]
+    columns += [
+        ("copy_1_ns", "copy, 1 thread, ns/weight", ".3f"),
+        ("copy_all_ns", "copy, all threads, ns/weight", ".3f"),
+    ]
+    return harness.Table("codec", "The codec, beside copies of the dense result", columns)
 
 
-def _nanoseconds(function, repeats=7):
-    function()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds) / np.prod(SHAPE) * 1e9
+def _rows(name, weights, calls, rounds):
+    codec = Codec(Format.parse(name), weights.shape)
+    buffer = codec.encode(tf.constant(weights))
+    delta = tf.constant(np.random.default_rng(1).normal(0, 1e-4, weights.shape), tf.float32)
+    functions = loops.copies(tf.constant(weights), calls)
+    for mode in loops.modes():
+        with loops.path(mode):
+            decode = loops.looped(lambda _, b: codec.decode(b), calls)
+            functions[mode, "decode"] = loops.bound(decode, codec.decode(buffer), buffer)
+            for work, seed in (("add", None), ("stochastic", tf.constant([3, 7]))):
+                add = loops.looped(lambda b, d, s=seed: codec.add(b, d, s), calls)
+                functions[mode, work] = loops.bound(add, buffer, delta)
+    each = harness.medians(harness.interleaved(functions, rounds, seconds=10))
+    for mode in loops.modes():
+        row = {"weights": weights.size, "format": name, "mode": mode}
+        for work in _WORKS:
+            time = loops.nanoseconds(each, (mode, work), weights.size * calls)
+            row[f"{work}_ns"] = time
+            for key, value in loops.to_copies(each, time, weights.size * calls).items():
+                row[f"{work}_{key}" if key.startswith("to_") else key] = value
+        yield row
+
+
+def _target_rows(rows):
+    """One row for each size, work and copy: the format that is farthest off."""
+    native = [row for row in rows if row["mode"] == "native"]
+    for weights in {row["weights"]: None for row in native}:
+        same = [row for row in native if row["weights"] == weights]
+        for work, limit in _LIMITS.items():
+            for copy, threads in (("copy_1", "1 thread"), ("copy_all", "all threads")):
+                key = f"{work}_to_{copy}"
+                known = [row for row in same if row[key] is not None]
+                if not known:
+                    continue
+                worst = max(known, key=lambda row, k=key: row[k])
+                what = f"{work}, {weights:,} weights, x copy by {threads}"
+                what += f"; worst of {len(known)} formats, {worst['format']}"
+                if len(known) < len(same):
+                    what += f" ({len(same) - len(known)} lost in noise)"
+                yield harness.target(what, worst[key], limit, at_most=True)

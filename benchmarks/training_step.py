@@ -1,91 +1,206 @@
-"""Memory and time of a training step, OMC next to FP32, each in a fresh process."""
+"""Time and allocator peak of a training step of Dense stacks, OMC next to FP32."""
 
-import json
-import subprocess
-import sys
+import statistics
+import time
 
-LAYERS, UNITS, BATCH = 16, 2048, 64
-MODES = ("fit", "tape")
-FORMATS = ("FP32", "S1E3M7", "INT8", "INT4")
-
-_PROGRAM = """
-import json, statistics, sys, time
-import numpy as np, tensorflow as tf, omc
+from benchmarks import harness, stacks
+from benchmarks.stacks import FIT, LOOP, Variant
+from omc.measurement import memory_report
 from omc.measurement.memory import measure_peak
 
-mode, fmt, layers, units, batch = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
-tf.keras.utils.set_random_seed(0)
-dense = [tf.keras.layers.Dense(units, "relu") for _ in range(layers)]
-model = tf.keras.Sequential([tf.keras.Input((units,)), *dense])
-del dense
-if fmt != "FP32":
-    omc.wrap(model, fmt)
-x = tf.random.normal([batch, units])
-if mode == "fit":
-    model.compile(tf.keras.optimizers.SGD(0.01), "mse")
-    step = lambda: model.train_on_batch(x, x)
-else:
-    @tf.function
-    def step():
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean((model(x, training=True) - x) ** 2)
-        for g, v in zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables):
-            v.assign_sub(0.01 * g)
-step(); step()
-with measure_peak() as peak:
-    step(); step()
-seconds = []
-for _ in range(5):
-    start = time.perf_counter(); step(); seconds.append(time.perf_counter() - start)
-print("result:" + json.dumps({
-    "stored_bytes": omc.memory_report(model).stored_bytes,
-    "allocator_peak_bytes": peak.allocator_total_bytes,
-    "process_peak_bytes": peak.process_bytes,
-    "step_seconds": statistics.median(seconds),
-}))
-"""
+# (layers, units, batches of the speed, batches of the peak, whether the pure path too)
+_GRID = (
+    (16, 2048, (16, 64, 256, 1024, 4096), (16, 64, 256, 1024, 4096), True),
+    (4, 512, (64, 1024), (64,), False),
+    (16, 1024, (64, 1024), (64,), False),
+    (16, 2736, (64, 1024), (64,), False),
+)
+_QUICK = ((4, 1024, (16, 64), (16, 64), True),)
+_PEAK_STEPS, _PEAK_SECONDS = 5, 3
+# Above so many weights x tokens a step takes seconds, and only the chief formats are measured.
+_HEAVY = 10**11
+_CHIEF = ("FP32", "S1E3M7", "INT8")
+# TensorFlow's allocator figures leave out tensors below this size (with oneDNN).
+_VISIBLE_BYTES = 1 << 18
+
+_STACK = [
+    ("weights", "weights", ",d"),
+    ("layers", "layers", ""),
+    ("batch", "batch", ""),
+    ("format", "format", ""),
+    ("path", "path", ""),
+    ("loop", "loop", ""),
+]
+# (format, path) -> limits of the issue for 16 x Dense(2048): peak at 64, speed at 64 and at 1,024
+_LIMITS = {
+    ("S1E3M7", "native"): (0.42, 0.85, 0.95),
+    ("INT8", "native"): (None, 0.85, 0.95),
+    ("INT4", "native"): (0.28, None, None),
+    ("S1E3M7", "pure"): (0.55, 0.45, 0.80),
+    ("INT8", "pure"): (None, 0.45, 0.80),
+}
 
 
-def run():
-    """A step of 16 x Dense(2048) at batch 64: allocator peak, process peak, seconds.
+def run(quick=False):
+    """Speed with all variants in one process, step after step in turn; peaks in fresh processes.
 
-    Mode "fit" is Keras' own SGD under `train_on_batch`; Keras gives it a dense momentum slot a
-    weight even without momentum, which OMC leaves out. Mode "tape" is a plain `assign_sub`, without
-    such slots for FP32 either: the harder comparison.
+    Args:
+        quick: One small stack.
 
     Returns:
-        List of dicts, one a mode and format.
+        List of `harness.Table`.
     """
-    print(
-        f"{'mode':6}{'format':10}{'stored MB':>10}{'peak MB':>9}{'x FP32':>8}{'RSS MB':>8}", end=""
+    grid = _QUICK if quick else _GRID
+    speed = harness.Table(
+        "speed",
+        "Seconds a step, and speed as a multiple of FP32's",
+        [
+            *_STACK,
+            ("rounds", "rounds", ""),
+            ("median_seconds", "median s", ".4f"),
+            ("min_seconds", "min s", ".4f"),
+            ("speed_fit", "x FP32 fit", ".2f"),
+            ("speed_fit_min", "by min", ".2f"),
+            ("speed_loop", "x FP32 loop", ".2f"),
+            ("speed_loop_min", "by min", ".2f"),
+        ],
     )
-    print(f"{'step s':>8}{'speed x FP32':>14}")
-    rows = []
-    for mode in MODES:
-        for fmt in FORMATS:
-            row = {"mode": mode, "format": fmt, **_measure(mode, fmt)}
-            rows.append(row)
-            dense = next(r for r in rows if r["mode"] == mode)
-            print(
-                f"{mode:6}{fmt:10}{row['stored_bytes'] / 1e6:10.1f}"
-                f"{row['allocator_peak_bytes'] / 1e6:9.1f}"
-                f"{row['allocator_peak_bytes'] / dense['allocator_peak_bytes']:8.3f}"
-                f"{row['process_peak_bytes'] / 1e6:8.0f}{row['step_seconds']:8.3f}"
-                f"{dense['step_seconds'] / row['step_seconds']:14.2f}",
-                flush=True,
-            )
-    return rows
+    peak = harness.Table(
+        "peak",
+        "Allocator peak of a step, and as a multiple of FP32's",
+        [
+            *_STACK,
+            ("stored_mb", "stored MB", ".1f"),
+            ("peak_mb", "peak MB", ".1f"),
+            ("peak_fit", "x FP32 fit", ".3f"),
+            ("peak_loop", "x FP32 loop", ".3f"),
+        ],
+    )
+    for layers, units, batches, _, pure in grid:
+        sizes = {"layers": layers, "units": units, "pure": pure}
+        found = harness.fresh_process("training_step", "seconds", batches=batches, **sizes)
+        for batch in batches:
+            speed.rows += _speed_rows(layers, units, batch, found[str(batch)])
+    for layers, units, _, batches, pure in grid:
+        for batch, found in _peaks(layers, units, batches, pure).items():
+            peak.rows += _peak_rows(layers, units, batch, found)
+    targets = harness.Table(
+        "targets", "Targets, 16 x Dense(2048), against both FP32 loops", harness.TARGET_COLUMNS
+    )
+    targets.rows = list(_target_rows(speed.rows, peak.rows))
+    return [speed, peak, *([targets] if targets.rows else [])]
 
 
-def _measure(mode, fmt):
-    sizes = map(str, (LAYERS, UNITS, BATCH))
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, mode, fmt, *sizes],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    for line in done.stdout.splitlines():
-        if line.startswith("result:"):
-            return json.loads(line[len("result:") :])
-    raise RuntimeError(f"the process for {mode} {fmt} failed:\n{done.stderr[-2000:]}")
+def _chosen(layers, units, batch, pure):
+    heavy = layers * units**2 * batch > _HEAVY
+    return [v for v in stacks.variants(pure and not heavy) if not heavy or v.format in _CHIEF]
+
+
+def seconds(layers, units, batches, pure):
+    """Seconds of each step: {batch: {str(variant): list}}; runs in a process of its own."""
+    models = {}
+    for variant in stacks.variants(pure):
+        harness.progress(f"{layers} x Dense({units}): build {variant}")
+        models[variant] = stacks.build(variant, layers, units)
+    found = {}
+    for batch in batches:
+        harness.progress(f"{layers} x Dense({units}): speed at batch {batch}")
+        steps = {
+            str(variant): stacks.step_of(models[variant], variant, batch)
+            for variant in _chosen(layers, units, batch, pure)
+        }
+        found[batch] = harness.interleaved(steps, rounds=25, seconds=15, warm_up=0)
+    return found
+
+
+def _speed_rows(layers, units, batch, found):
+    def by(choose, variant, base):
+        return choose(found[str(base)]) / choose(found[str(variant)])
+
+    median = statistics.median
+    for variant in stacks.variants():
+        if str(variant) in found:
+            taken = found[str(variant)]
+            yield _stack_cells(layers, units, batch, variant) | {
+                "rounds": len(taken),
+                "median_seconds": median(taken),
+                "min_seconds": min(taken),
+                "speed_fit": by(median, variant, FIT),
+                "speed_fit_min": by(min, variant, FIT),
+                "speed_loop": by(median, variant, LOOP),
+                "speed_loop_min": by(min, variant, LOOP),
+            }
+
+
+def _stack_cells(layers, units, batch, variant):
+    cells = {"weights": layers * units**2, "layers": f"{layers} x {units}", "batch": batch}
+    return cells | variant._asdict()
+
+
+def _peaks(layers, units, batches, pure):
+    """{batch: {variant: result of `peak`}}, each variant in a process of its own."""
+    found = {batch: {} for batch in batches}
+    for variant in stacks.variants(pure):
+        harness.progress(f"{layers} x Dense({units}): peak of {variant}")
+        wanted = [b for b in batches if variant in _chosen(layers, units, b, pure)]
+        sizes = {"layers": layers, "units": units, "batches": wanted}
+        peaks = harness.fresh_process("training_step", "peak", variant=list(variant), **sizes)
+        for batch, result in peaks.items():
+            found[int(batch)][variant] = result
+    return found
+
+
+def peak(variant, layers, units, batches):
+    """Stored bytes and the allocator's peak of a step: {batch: dict}; for a process of its own."""
+    variant = Variant(*variant)
+    model = stacks.build(variant, layers, units)
+    stored = memory_report(model)
+    matrices = [row.stored_bytes for row in stored.rows if len(row.shape) > 1]
+    found = {}
+    for batch in batches:
+        step = stacks.step_of(model, variant, batch)
+        # Which ops overlap differs from step to step: the peak is that of several.
+        start = time.perf_counter()
+        with measure_peak() as measured:
+            for number in range(_PEAK_STEPS):
+                if number < 2 or time.perf_counter() - start < _PEAK_SECONDS:
+                    step()
+        del step
+        found[batch] = {
+            "stored_bytes": stored.stored_bytes,
+            "visible": min(matrices) >= _VISIBLE_BYTES,
+            "peak_bytes": measured.allocator_total_bytes,
+        }
+    return found
+
+
+def _peak_rows(layers, units, batch, found):
+    for variant, result in found.items():
+        row = _stack_cells(layers, units, batch, variant)
+        row["stored_mb"] = result["stored_bytes"] / 1e6
+        if result["visible"]:
+            row["peak_mb"] = result["peak_bytes"] / 1e6
+            row["peak_fit"] = result["peak_bytes"] / found[FIT]["peak_bytes"]
+            row["peak_loop"] = result["peak_bytes"] / found[LOOP]["peak_bytes"]
+        yield row
+
+
+def _target_rows(speeds, peaks):
+    def value(rows, variant, batch, key):
+        for row in rows:
+            same = (row["format"], row["path"], row["layers"]) == (*variant, "16 x 2048")
+            if same and row["batch"] == batch:
+                return row.get(key)
+        return None
+
+    for variant, (most, at_64, at_1024) in _LIMITS.items():
+        for what, rows, batch, limit in (
+            ("peak", peaks, 64, most),
+            ("speed", speeds, 64, at_64),
+            ("speed", speeds, 1024, at_1024),
+        ):
+            for base in ("fit", "loop"):
+                measured = value(rows, variant, batch, f"{what}_{base}")
+                if limit is not None and measured is not None:
+                    name = f"{' '.join(variant)}: {what} at {batch} tokens, x FP32 {base}"
+                    yield harness.target(name, measured, limit, at_most=what == "peak")

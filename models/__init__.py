@@ -1,5 +1,7 @@
 """Models for the simulations: plain Keras builders that know nothing of OMC or TFF."""
 
+from models.lstm_lm import lstm_lm
 from models.mlp import mlp
+from models.transformer import Transformer, transformer
 
-__all__ = ["mlp"]
+__all__ = ["Transformer", "lstm_lm", "mlp", "transformer"]

@@ -67,8 +67,9 @@ class Codec:
             return to_bytes(values)
         values = _finite(tf.reshape(values, [self.count]))
         if not self.transform:
-            return self._join(self._round(values, seed))
-        return self._join(*transforms.fit(values, self.format, self._noise(seed)))
+            return self._join(self._planes(self._matrix(self._round(values, seed))))
+        codes, *transform = transforms.fit(values, self.format, self._noise(seed, values.shape))
+        return self._join(self._planes(self._matrix(codes)), to_bytes(tf.stack(transform)))
 
     def zeros(self):
         """Buffer of zeros that takes the range of the first values added to it.
@@ -108,17 +109,18 @@ class Codec:
             return to_bytes(tf.where(tf.equal(delta, 0.0), values, values + delta))
         if self.natively_added and kernels.usable():
             return kernels.add(buffer, delta, sign, seed, self.format)
-        # Two passes over the codes, so that the sums are never stored: only their maximum is.
-        factor = _compiled(self, "_growth")(buffer, delta, sign) if self.transform else None
-        if self.transform and not self.format.sign_bits and self.count:
-            lowest = tf.reduce_min(self._sum(buffer, delta, sign))
-            moved = sign * _finite(tf.reshape(delta, self.shape))
-            return tf.cond(
-                lowest >= -self.format.step / 2,
-                lambda: self._moved(buffer, delta, sign, factor, seed),
-                lambda: self.encode(self._decode(buffer) + moved, seed),
-            )
-        return _compiled(self, "_moved")(buffer, delta, sign, factor, seed)
+        if self.format.bits == 32 or not self.count:  # No room for a mark.
+            return self._widened(buffer, delta, sign, seed)
+        # One pass rounds under the transform as it is and marks what does not fit; that is rare.
+        codes = _compiled(self, "_moved_codes")(buffer, delta, sign, seed)
+        codes = tf.reshape(codes, [-1])  # Here: inside, XLA would write worse loops.
+        if not self.transform:
+            return self._join(_compiled(self, "_planes")(codes))
+        return tf.cond(
+            tf.reduce_max(codes) < 2**self.format.bits,
+            lambda: self._join(_compiled(self, "_planes")(codes), buffer),
+            lambda: self._widened(buffer, delta, sign, seed),
+        )
 
     def assign(self, buffer, values, seed=None):
         """Buffer of new dense values; the transform is kept while its range fits them.
@@ -142,7 +144,7 @@ class Codec:
             held &= tf.reduce_min(units) >= -self.format.step / 2
         return tf.cond(
             held,
-            lambda: self._join(self._round(units, seed), scale, offset),
+            lambda: self._join(self._planes(self._matrix(self._round(units, seed))), buffer),
             lambda: self.encode(values, seed),
         )
 
@@ -168,50 +170,86 @@ class Codec:
             values = _finite(values * scale) + offset
         return tf.reshape(values, self.shape)
 
+    def _moved_codes(self, buffer, delta, sign, seed):
+        """Codes of the sums as small integers, with one bit more where a sum leaves the range."""
+        units, bits = self._sum(buffer, delta, sign), self.format.bits
+        codes = tf.bitwise.bitwise_and(self._round(units, seed), 2**bits - 1)
+        if self.transform:
+            outside = transforms.is_outside(units, self.format)
+            codes += tf.cast(outside, tf.int32) * 2**bits
+        return tf.cast(codes, tf.uint8 if bits < 8 else tf.uint16 if bits < 16 else tf.int32)
+
+    def _widened(self, buffer, delta, sign, seed):
+        """`add` for sums that leave the range: the scale grows, or a sign-less format fits anew."""
+        if not self.transform:
+            return self._join(self._planes(self._round(self._sum(buffer, delta, sign), seed)))
+        factor = _compiled(self, "_growth")(buffer, delta, sign)
+        if not self.format.sign_bits:
+            lowest = tf.reduce_min(self._sum(buffer, delta, sign))
+            moved = sign * _finite(tf.reshape(delta, self.shape))
+            return tf.cond(
+                lowest >= -self.format.step / 2,
+                lambda: self._grown(buffer, delta, sign, factor, seed),
+                lambda: self.encode(self._decode(buffer) + moved, seed),
+            )
+        return self._grown(buffer, delta, sign, factor, seed)
+
     def _growth(self, buffer, delta, sign):
         scale, _ = self.transform_of(buffer)
         return transforms.growth(self._sum(buffer, delta, sign), scale, self.format)
 
-    def _moved(self, buffer, delta, sign, factor, seed):
-        units = self._sum(buffer, delta, sign)
+    def _grown(self, buffer, delta, sign, factor, seed):
         scale, offset = self.transform_of(buffer)
-        if factor is not None:
-            units, scale = units * (1.0 / factor), scale * factor
-        return self._join(self._round(units, seed), scale, offset)
+        codes = tf.reshape(_compiled(self, "_grown_codes")(buffer, delta, sign, factor, seed), [-1])
+        trailer = to_bytes(tf.stack([scale * factor, offset]))
+        return self._join(_compiled(self, "_planes")(codes), trailer)
+
+    def _grown_codes(self, buffer, delta, sign, factor, seed):
+        return self._round(self._sum(buffer, delta, sign) * (1.0 / factor), seed)
 
     def _sum(self, buffer, delta, sign):
-        """u' + sign * delta / scale, flat."""
-        units = transforms.values_of_codes(self._flat_codes(buffer), self.format, stored=True)
+        """u' + sign * delta / scale, as a matrix of `packing.ROWS` rows, padded with zeros."""
+        units = transforms.values_of_codes(self._code_matrix(buffer), self.format, stored=True)
         scale, _ = self.transform_of(buffer)
-        shift = _finite(tf.reshape(delta, [self.count]) * (sign / scale))
+        shift = _finite(self._matrix(delta) * (sign / scale))
         if self.transform:
             return units + shift
         return tf.where(tf.equal(shift, 0.0), units, units + shift)  # -0 + 0 is +0.
 
-    def _flat_codes(self, buffer):
+    def _code_matrix(self, buffer):
         columns = packing.padded_count(self.count) // packing.ROWS
-        codes = packing.unpack(buffer, columns, self.format.bits)
-        return tf.reshape(codes, [packing.ROWS * columns])[: self.count]
+        return packing.unpack(buffer, columns, self.format.bits)
 
-    def _join(self, codes, scale=None, offset=None):
-        padded = packing.padded_count(self.count)
+    def _flat_codes(self, buffer):
+        return tf.reshape(self._code_matrix(buffer), [-1])[: self.count]
+
+    def _matrix(self, flat):
+        """A value for each weight as a matrix of rows, which compiles to far better loops."""
+        flat, padded = tf.reshape(flat, [self.count]), packing.padded_count(self.count)
         if padded != self.count:
-            codes = tf.pad(codes, [[0, padded - self.count]])
-        parts = packing.pack(tf.reshape(codes, [packing.ROWS, -1]), self.format.bits)
-        if self.transform:
-            parts.append(to_bytes(tf.stack([scale, offset])))
-        return tf.concat(parts, axis=0)
+            flat = tf.pad(flat, [[0, padded - self.count]])
+        return tf.reshape(flat, [packing.ROWS, padded // packing.ROWS])
+
+    def _planes(self, codes):
+        """Planes (list of uint8, flat) of padded codes."""
+        return packing.pack(tf.reshape(codes, [packing.ROWS, -1]), self.format.bits)
+
+    def _join(self, planes, trailer=None):
+        """Buffer of planes and, under a transform, the last bytes of `trailer`."""
+        if not self.transform:
+            return tf.concat(planes, axis=0)
+        return tf.concat([*planes, trailer[-_TRAILER_BYTES:]], axis=0)
 
     def _round(self, units, seed):
         # With an offset -0 means nothing of its own, and -0 + 0 would turn it into +0 in `add`.
         return transforms.round_to_codes(
-            units, self.format, self._noise(seed), negative_zero=not self.transform
+            units, self.format, self._noise(seed, units.shape), negative_zero=not self.transform
         )
 
-    def _noise(self, seed):
+    def _noise(self, seed, shape):
         if seed is None:
             return None
-        return transforms.random_bits(self.count, seed)
+        return transforms.random_bits(shape, seed)
 
 
 @dataclasses.dataclass(frozen=True)

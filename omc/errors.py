@@ -15,7 +15,9 @@ class OmcError(Exception):
         tip: One sentence on how to mend it (optional).
     """
 
-    ag_pass_through = True  # AutoGraph, which fit() runs under, then raises it as it is.
+    # AutoGraph, which fit() runs under, and a layer's call then raise it as it is.
+    ag_pass_through = True
+    _keras_call_info_injected = True
 
     def __init__(self, argument, expected, got, tip=""):
         self.argument = argument

@@ -83,7 +83,9 @@ class Policy:
         seed: Seed of that draw and of stochastic rounding.
         overrides: Glob pattern of variable names -> Format or name; the first match wins, "FP32"
             keeps a variable as it is. Overridden variables take no part in the draw.
-        rounding: "nearest" or "stochastic": how an updated weight is rounded during training.
+        rounding: "stochastic" (unbiased) or "nearest": how an updated weight is rounded during
+            training. Under nearest, updates below half a code step vanish; the experiment behind
+            the default is in docs/training_quality.md.
         slots: None to leave an optimizer's slots (momentum, Adam's moments) in float32, or the
             format in which those of quantized variables are stored. They are rounded
             stochastically, for their updates are small, and need a range that minifloats with at
@@ -100,7 +102,7 @@ class Policy:
     fraction: float = 1.0
     seed: int = 0
     overrides: Mapping = dataclasses.field(default_factory=dict)
-    rounding: str = "nearest"
+    rounding: str = "stochastic"
     slots: Optional[Format] = None
 
     def __post_init__(self):

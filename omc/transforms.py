@@ -204,6 +204,20 @@ def growth(values, scale, fmt):
     return tf.where(excess <= 1.0, 1.0, tf.maximum(tf.minimum(factor, widest), 1.0))
 
 
+def is_outside(values, fmt):
+    """Whether values leave the range of a kept transform, so that it has to change.
+
+    Args:
+        values: float32, u after an update.
+        fmt: Format, not FP32.
+
+    Returns:
+        bool tensor: where `growth` would be above 1, or a format without a sign goes below 0.
+    """
+    outside = tf.abs(values) * growth_constants(fmt)["inverse_limit"] > 1.0
+    return outside if fmt.sign_bits else outside | (values < -fmt.step / 2)
+
+
 def growth_constants(fmt):
     """Constants of `growth` for a format, a dict of floats."""
     return {
@@ -213,7 +227,7 @@ def growth_constants(fmt):
     }
 
 
-def random_bits(count, key):
+def random_bits(shape, key):
     """32 random bits for each weight of a variable: what stochastic rounding draws from.
 
     A hash of (index, key), so that every weight's bits can be had without the others' ("lowbias32"
@@ -221,14 +235,15 @@ def random_bits(count, key):
     streams: take keys from a generator, as `tf.random.experimental.stateless_fold_in`.
 
     Args:
-        count: Number of weights, int.
+        shape: Shape of the weights, in the order of their index.
         key: int32 [2].
 
     Returns:
-        int32 [count].
+        int32 of `shape`.
     """
     first, second = tf.unstack(tf.bitcast(key, tf.uint32))
-    bits = tf.bitcast(tf.range(count, dtype=tf.int32), tf.uint32) + first
+    index = tf.reshape(tf.range(shape.num_elements(), dtype=tf.int32), shape)
+    bits = tf.bitcast(index, tf.uint32) + first
     bits = _xor_shifted(bits, 16) * tf.constant(0x7FEB352D, tf.uint32)
     bits = (_xor_shifted(bits, 15) + second) * tf.constant(0x846CA68B, tf.uint32)
     return tf.bitcast(_xor_shifted(bits, 16), tf.int32)

@@ -92,7 +92,24 @@ case("decompressing something else")(lambda _: omc.decompress(np.ones(3)))
 # Wrapping and training.
 case("policy of another type")(lambda _: omc.wrap(plain(), 8))
 case("not a Keras model")(lambda _: omc.wrap(L.Dense(2), "INT8"))
-case("unbuilt model")(lambda _: omc.wrap(tf.keras.Sequential([L.Dense(2)]), "INT8"))
+case("unbuilt model")(
+    lambda _: omc.memory_report(omc.wrap(tf.keras.Sequential([L.Dense(2)]), "INT8"))
+)
+case("slots in a format of too little range")(lambda _: omc.Policy("S1E3M7", slots="S1E4M3"))
+
+
+@case("saving an unbuilt model")
+def _(folder):
+    omc.save(omc.wrap(tf.keras.Sequential([L.Dense(2)]), "INT8"), folder / "unbuilt.omc")
+
+
+@case("model under a tf.distribute strategy")
+def _(_folder):
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        model = tf.keras.Sequential([tf.keras.Input((3,)), L.Dense(2)])
+        omc.wrap(model, "INT8")
+
+
 case("already wrapped model")(lambda _: omc.wrap(wrapped(), "INT8"))
 case("model whose optimizer was used")(lambda _: omc.wrap(trained(), "INT8"))
 case("report on something else")(lambda _: omc.memory_report(L.Dense(2)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from omc import kernels
+from omc import kernels, packing
 from omc.compressed import Codec
 from omc.formats import Format
 from omc.kernels import build
@@ -33,10 +33,13 @@ def bits(tensor):
 
 def random_buffer(codec, rng):
     """Buffer of arbitrary codes under an ordinary transform."""
-    buffer = rng.integers(0, 256, codec.nbytes, dtype=np.uint8)
+    count = packing.padded_count(codec.count)
+    codes = rng.integers(0, 2**codec.format.bits, count, dtype=np.uint32).view(np.int32)
+    codes[codec.count :] = 0  # What padding always is.
+    parts = packing.pack(tf.constant(codes.reshape(packing.ROWS, -1)), codec.format.bits)
     if codec.transform:
-        buffer[-8:] = np.array([0.037, -0.011], np.float32).view(np.uint8)
-    return tf.constant(buffer)
+        parts.append(np.array([0.037, -0.011], np.float32).view(np.uint8))
+    return tf.concat(parts, axis=0)
 
 
 @native

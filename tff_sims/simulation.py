@@ -44,7 +44,7 @@ class Settings:
     method: str = "omc"
     format: str = "S1E3M7"
     fraction: float = 0.9
-    rounding: str = "nearest"
+    rounding: str = "stochastic"
     uplink: str = "weights"
     rounds: int = 60
     clients_per_round: int = 10

@@ -8,6 +8,7 @@ import functools
 import types
 
 import tensorflow as tf
+from keras.src.mixed_precision.loss_scale_optimizer import LossScaleOptimizerV3
 
 from omc.errors import InputTypeError
 from omc.keras.variable import CompressedVariable
@@ -100,6 +101,21 @@ def _meet(optimizer_class, prepare):
     optimizer_class.apply_gradients = apply
 
 
+def _read_initial_values(optimizer_class):
+    """Lets slots start from a compressed variable's value, as the averages of use_ema do."""
+    add = optimizer_class.add_variable_from_reference
+
+    @functools.wraps(add)
+    def add_variable(self, model_variable, variable_name, shape=None, initial_value=None):
+        if isinstance(initial_value, CompressedVariable):
+            initial_value = initial_value.decode()
+        return add(self, model_variable, variable_name, shape, initial_value)
+
+    optimizer_class.add_variable_from_reference = add_variable
+
+
 # On the classes, for an optimizer in a user's own loop belongs to no model that could prepare it.
 _meet(tf.keras.optimizers.Optimizer, slim)
+_meet(LossScaleOptimizerV3, lambda optimizer: slim(optimizer.inner_optimizer))
 _meet(tf.keras.optimizers.legacy.Optimizer, _refuse)
+_read_initial_values(tf.keras.optimizers.Optimizer)

@@ -1,6 +1,7 @@
 """save() and load(): a wrapped model's variables as one artifact, packed as they are stored."""
 
 import tensorflow as tf
+from keras.src.mixed_precision.autocast_variable import AutoCastVariable
 
 from omc import artifacts
 from omc.errors import ArtifactError, InputTypeError, ModelError
@@ -64,7 +65,9 @@ def load(path, model):
     path = artifacts.checked_path(path)
     plain = not is_wrapped(model)
     if plain:
-        wrapping.check_model(model)
+        wrapping.check_kind(model)
+        _check_built(model)
+        wrapping.check_variables(model)
     artifact = artifacts.read(path, _KIND)
     _check_match(path, artifact.entries, stored_order(model), plain)
     if plain:
@@ -109,8 +112,19 @@ def is_wrapped(model):
 def check_wrapped(model):
     """Raises the error of a model that is not wrapped, or that is none."""
     if not is_wrapped(model):
+        _check_built(model)
         tip = "model = omc.wrap(model, policy) first; policy 'FP32' leaves every variable as it is."
         raise ModelError("model", "a wrapped model", f"{model.name!r}, a plain one", tip)
+
+
+def _check_built(model):
+    if not model.built or not model.variables:
+        raise ModelError(
+            "model",
+            "a built model",
+            f"{model.name!r}, which has no variables yet",
+            "call model.build(input_shape), or the model on a batch, first.",
+        )
 
 
 def _entry(variable):
@@ -177,10 +191,12 @@ def _wrap_around(model, artifact):
             trainable=original.trainable,
             constraint=original.constraint,
             seed=wrapping.rounding_seed(policy, index),
+            autocast=isinstance(original, AutoCastVariable),
         )
 
     plan = tuple(_planned(v, entries[id(v)]) for v in wrapping.variables_of(model))
     wrapping.install(model, wrapping.variables_of(model), plan, create)
+    wrapping.forget_functions(model)
 
 
 def _planned(variable, entry):

@@ -9,7 +9,18 @@ import weakref
 
 import tensorflow as tf
 
-_backward_reads = weakref.WeakKeyDictionary()  # graph -> [(variable, op of its backward read)]
+_graphs = weakref.WeakSet()  # Graphs with backward reads, for tests.
+
+
+def backward_reads(graph):
+    """Backward reads of a graph so far: a list of (variable, op that reads its buffer).
+
+    Kept at the graph, for an op holds its graph: a weak dictionary would keep both for ever.
+    """
+    if not hasattr(graph, "_omc_backward_reads"):
+        graph._omc_backward_reads = []
+        _graphs.add(graph)
+    return graph._omc_backward_reads
 
 
 _READS = ("ReadVariableOp", "Omc>DecodeVariable")
@@ -24,7 +35,7 @@ def backward_read(variable, buffer):
         buffer: Tensor, the buffer as read.
     """
     if not tf.executing_eagerly():
-        _backward_reads.setdefault(buffer.graph, []).append((variable, buffer.op))
+        backward_reads(buffer.graph).append((variable, buffer.op))
 
 
 def updated(variable, store):
@@ -39,7 +50,7 @@ def updated(variable, store):
     """
     if tf.executing_eagerly():
         return
-    reads = _backward_reads.get(store.graph, [])
+    reads = backward_reads(store.graph)
     mine = [index for index, (owner, _) in enumerate(reads) if owner is variable]
     if not mine or mine[-1] + 1 == len(reads):
         return

@@ -5,6 +5,7 @@ import itertools
 import sys
 
 import tensorflow as tf
+from keras.src.mixed_precision import autocast_variable
 from tensorflow.python.ops import resource_variable_ops
 
 from omc import kernels, rows
@@ -42,7 +43,15 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
     served = None
 
     def __init__(
-        self, codec, buffer, name, trainable=True, constraint=None, seed=None, slot_codec=None
+        self,
+        codec,
+        buffer,
+        name,
+        trainable=True,
+        constraint=None,
+        seed=None,
+        autocast=False,
+        slot_codec=None,
     ):
         """Creates the variable around a buffer.
 
@@ -53,6 +62,8 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             trainable: Whether gradient tapes watch it.
             constraint: As in tf.Variable.
             seed: None to round updates to nearest, or int32 [2] for stochastic rounding.
+            autocast: Whether reads inside a layer of a mixed precision policy have its compute
+                dtype, as Keras' AutoCastVariable.
             slot_codec: As the attribute.
         """
         self.slot_codec = slot_codec
@@ -60,6 +71,7 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         self.codec = codec
         length = [codec.nbytes] if hasattr(codec, "nbytes") else [None]
         self.buffer = tf.Variable(buffer, trainable=False, shape=length, name=f"{name}/codes")
+        self._autocast = autocast
         self._seed = seed
         if seed is not None:
             self._updates = tf.Variable(0, trainable=False, dtype=tf.int32, name=f"{name}/updates")
@@ -117,6 +129,12 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         """Tells tapes and functions that the variable takes part, as a read does."""
         resource_variable_ops.variable_accessed(self)
 
+    @property
+    def _cast_dtype(self):
+        """Dtype that a read has here: a layer's compute dtype under mixed precision."""
+        current = getattr(autocast_variable._autocast_dtype, "dtype", None)
+        return current if self._autocast and current is not None else self.dtype
+
     def note(self, way):
         """Remembers how the value was served ("transient" or "dense"); the dense way wins.
 
@@ -126,14 +144,17 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             self.served = way
 
     def read_value(self):
-        """Dense value, float32; gradients reach the variable. Kept as long as its users need it."""
+        """Dense value; gradients reach the variable. Kept as long as its users need it.
+
+        float32, or the compute dtype inside a layer under mixed precision; gradients are float32.
+        """
         if self._lent is not None:
-            return self._lent
+            return self._cast(self._lent)
         self.note("dense")
-        return self.read()
+        return self._cast(self.read())
 
     def read(self, after=None, backward=False, early=False):
-        """As `read_value`, for those who see to it that the value is not kept.
+        """As `read_value`, float32, for those who see to it that the value is not kept.
 
         Args:
             after: As in `decode`.
@@ -160,6 +181,9 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             yield
         finally:
             self._lent = before
+
+    def _cast(self, value):
+        return value if value.dtype == self._cast_dtype else tf.cast(value, self._cast_dtype)
 
     value = read_value
 
@@ -192,11 +216,11 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
 
         self.watch()
         self.note("transient")
-        return differentiable(forward, [self.handle], gradient)[0]
+        return self._cast(differentiable(forward, [self.handle], gradient)[0])
 
     def gather_nd(self, indices, name=None):
         """Slices of the value; what `tf.gather_nd` calls."""
-        return tf.gather_nd(self.read_value(), indices, name=name)
+        return self._cast(tf.gather_nd(self.read(), indices, name=name))
 
     def assign(self, value, use_locking=None, name=None, read_value=True):
         """Stores new values; the transform is kept where its range fits them."""
@@ -283,6 +307,15 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
                 " weights, or model.save('name.keras') for dense ones.",
             )
         return super()._trackable_children(save_type, **kwargs)
+
+    def reseed(self, word):
+        """Starts another stream of stochastic rounding; without it nothing happens.
+
+        Args:
+            word: int32 scalar; equal words give equal streams.
+        """
+        if self._seed is not None:
+            self._updates.assign(word, read_value=False)
 
     def _next_seed(self):
         if self._seed is None:

@@ -1,33 +1,33 @@
 """wrap(): replaces a Keras model's variables by compressed ones, in place."""
 
-import functools
 import gc
-from collections.abc import MutableMapping, MutableSequence
 
 import numpy as np
 import tensorflow as tf
+from keras.src.mixed_precision.autocast_variable import AutoCastVariable
 
 import omc.keras.dispatch  # noqa: F401 - ops meet compressed variables
 import omc.keras.optimizers  # noqa: F401 - optimizers meet them
 from omc.compressed import Codec
 from omc.errors import InputError, InputTypeError, ModelError
+from omc.keras import deferred
+from omc.keras.places import Places
 from omc.keras.variable import CompressedVariable
-from omc.keras.whole import penalty
 from omc.policies import Policy, VariableSpec
-
-_Reference = tf.__internal__.tracking.TrackableReference
-_CONTAINERS = (MutableSequence, MutableMapping, tuple, functools.partial)
 
 
 def wrap(model, policy):
-    """Stores a built Keras model's weights compressed, in place, and returns the model.
+    """Stores a Keras model's weights compressed, in place, and returns the model.
 
     Nothing but the storage changes: `compile`, `fit`, `evaluate`, `predict`, tapes and Keras'
     optimizers work as before. Each variable is compressed and its dense original dropped before the
     next one's turn.
 
+    A model that is not built yet is wrapped at its first call, or in `build`; the errors about
+    weights and override patterns then come from there.
+
     Args:
-        model: A built `tf.keras.Model`, not yet trained with an optimizer.
+        model: A `tf.keras.Model`, not yet trained with an optimizer.
         policy: `omc.Policy`, or a format's name for the default policy.
 
     Returns:
@@ -35,11 +35,22 @@ def wrap(model, policy):
 
     Raises:
         InputTypeError: `model` is no Keras model, or `policy` no policy.
-        ModelError: The model is unbuilt, already wrapped, or its optimizer already has slots.
+        ModelError: The model has no variables, is already wrapped in whole or in part, belongs to a
+            `tf.distribute` strategy, or its optimizer already has slots.
         InputError: NaN or Inf weights, or an override that matches nothing; the model is untouched.
     """
     policy = Policy.of(policy)
-    check_model(model)
+    check_kind(model)
+    if model.built:
+        _wrap_built(model, policy)
+        forget_functions(model)
+    else:
+        deferred.defer(model, lambda model: _wrap_built(model, policy))
+    return model
+
+
+def _wrap_built(model, policy):
+    check_variables(model)
     variables = variables_of(model)
     plan = policy.plan([VariableSpec.of(variable) for variable in variables])
     _check_finite(variables, plan)
@@ -48,7 +59,11 @@ def wrap(model, policy):
         return compressed_variable(original, planned, policy, index)
 
     install(model, variables, plan, create)
-    return model
+
+
+def forget_functions(model):
+    """Lets go of what Keras traced with the dense variables."""
+    model.train_function = model.test_function = model.predict_function = None
 
 
 def variables_of(model):
@@ -68,23 +83,23 @@ def install(model, variables, plan, create):
     """
     _forget_masks(model)
     gc.collect()  # Building leaves initial values behind, in cycles that hold them dense.
+    places = Places(model, variables)
     for index, planned in enumerate(plan):
         if planned.codec is None:
             continue
         original, variables[index] = variables[index], None
         variables[index] = create(original, planned, index)
-        _replace(model, original, variables[index])
+        places.replace(original, variables[index])
         del original
     _settle([v for v in variables if isinstance(v, CompressedVariable)])
     vars(model)["_omc_plan"] = plan  # Not by attribute: Keras would track the tuples.
-    model.train_function = model.test_function = model.predict_function = None
 
 
 def compressed_variable(original, planned, policy, index):
     """The compressed variable that takes an original's place.
 
     Args:
-        original: tf.Variable, float32.
+        original: tf.Variable, float32; of a mixed precision layer also Keras' AutoCastVariable.
         planned: Its `PlannedVariable`, with a codec.
         policy: The `Policy`, for rounding and seed.
         index: Position in the model, so that equal variables round differently.
@@ -96,6 +111,7 @@ def compressed_variable(original, planned, policy, index):
         trainable=original.trainable,
         constraint=original.constraint,
         seed=rounding_seed(policy, index),
+        autocast=isinstance(original, AutoCastVariable),
         slot_codec=policy.slots and Codec(policy.slots, planned.spec.shape),
     )
 
@@ -135,20 +151,45 @@ def rounding_seed(policy, index):
     return tf.constant([policy.seed % 2**31, index], tf.int32)
 
 
-def check_model(model):
-    """Raises the error of a model that cannot be wrapped."""
+def check_kind(model):
+    """Raises the error of what cannot be wrapped, built or not."""
     if not isinstance(model, tf.keras.Model):
         raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
-    if hasattr(model, "_omc_plan"):
+    if hasattr(model, "_omc_plan") or deferred.is_deferred(model):
         raise ModelError(
             "model", "a model that is not wrapped yet", "a wrapped one", "wrap a fresh copy."
         )
-    if not model.built or not model.variables:
+    _check_strategy(model)
+
+
+def _check_strategy(model):
+    own = getattr(model, "_distribution_strategy", None)
+    if own is None and not tf.distribute.has_strategy():
+        return
+    strategy = own if own is not None else tf.distribute.get_strategy()
+    raise ModelError(
+        "model",
+        "a model outside of tf.distribute",
+        f"one under {type(strategy).__name__}",
+        "leave strategy.scope(); to train over many clients, see omc.learning.",
+    )
+
+
+def check_variables(model):
+    """Raises the error of a built model whose variables cannot be replaced."""
+    if not model.variables:
         raise ModelError(
             "model",
-            "a built model",
-            f"{model.name!r}, which has no variables yet",
-            "call model.build(input_shape), or the model on a batch, first.",
+            "a model with variables",
+            f"{model.name!r}, which is built and has none",
+            "there is nothing to compress.",
+        )
+    if any(isinstance(variable, CompressedVariable) for variable in model.variables):
+        raise ModelError(
+            "model",
+            "a model that is not wrapped yet",
+            f"{model.name!r}, a part of which is wrapped",
+            "wrap the whole model once, or its parts one by one.",
         )
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and getattr(optimizer, "_built", False):
@@ -169,44 +210,3 @@ def _check_finite(variables, plan):
                 f"NaN or Inf in {planned.spec.name!r}",
                 "a diverged model cannot be compressed; wrap it before training diverges.",
             )
-
-
-def _replace(model, original, compressed):
-    """Puts `compressed` in every place where the model's layers refer to `original`."""
-    for module in (model, *model.submodules):
-        for name, value in list(vars(module).items()):
-            replaced = _replaced(value, original, compressed)
-            if replaced is not value:
-                vars(module)[name] = replaced
-        counts = vars(module).get("_obj_reference_counts_dict")
-        if counts is not None and original in counts:
-            counts[compressed] = counts.pop(original)
-
-
-def _replaced(value, original, compressed):
-    """`value` with `original` replaced: containers in place, tuples and partials rebuilt."""
-    if value is original:
-        return compressed
-    if isinstance(value, _Reference):
-        return _Reference(value.name, compressed) if value.ref is original else value
-    if not isinstance(value, _CONTAINERS):
-        return value
-    if isinstance(value, functools.partial):
-        args = tuple(_replaced(item, original, compressed) for item in value.args)
-        if any(new is not old for new, old in zip(args, value.args)):
-            if not any(item is original for item in value.args):
-                return functools.partial(value.func, *args, **value.keywords)
-            # What Keras holds so is a weight's penalty.
-            return functools.partial(penalty, value.func, *args, **value.keywords)
-        return value
-    if isinstance(value, tuple):
-        items = [_replaced(item, original, compressed) for item in value]
-        if all(new is old for new, old in zip(items, value)):
-            return value
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    pairs = value.items() if isinstance(value, MutableMapping) else enumerate(value)
-    for key, item in list(pairs):
-        replaced = _replaced(item, original, compressed)
-        if replaced is not item:
-            value[key] = replaced
-    return value

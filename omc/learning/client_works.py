@@ -87,7 +87,7 @@ class ClientTrainer:
         Args:
             received: As in the constructor; training starts from it.
             dataset: tf.data.Dataset of batches; every batch is a step.
-            round_number, client: int32 scalars, seeds of the uplink's rounding.
+            round_number, client: int32 scalars, seeds of the rounding.
 
         Returns:
             (result, weight, metrics, stats): the uplink's tensors; the number of examples (float32;
@@ -100,15 +100,16 @@ class ClientTrainer:
         return result, weight, metrics, stats
 
     def _train(self, received, dataset, round_number, client):
-        for variable, value in zip(self._variables, received):
-            compressed = isinstance(variable, CompressedVariable)
-            (variable.buffer if compressed else variable).assign(value)
-        self._model.reset_metrics()
-        examples, finite = self._steps(dataset)
-
         seed = tf.constant([self._plan.policy.seed % 2**31, 1], tf.int32)
         for word in (round_number, client):
             seed = tf.random.experimental.stateless_fold_in(seed, word, alg="philox")
+        for variable, value in zip(self._variables, received):
+            compressed = isinstance(variable, CompressedVariable)
+            (variable.buffer if compressed else variable).assign(value)
+            if compressed:  # Another stream for each client and round, so that errors average out.
+                variable.reseed(seed[0])
+        self._model.reset_metrics()
+        examples, finite = self._steps(dataset)
         result, error, energy = self._answer(received, seed)
         stats = collections.OrderedDict(
             clients=tf.constant(1, tf.int64),

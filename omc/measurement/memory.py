@@ -9,8 +9,9 @@ import types
 
 import tensorflow as tf
 
-from omc.errors import InputTypeError
+from omc.errors import InputTypeError, ModelError
 from omc.keras import CompressedVariable
+from omc.keras.deferred import is_deferred
 from omc.policies import VariableSpec
 
 
@@ -117,9 +118,18 @@ def memory_report(model):
 
     Raises:
         InputTypeError: `model` is no Keras model.
+        ModelError: `model` is not built yet.
     """
     if not isinstance(model, tf.keras.Model):
         raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
+    if not model.built or is_deferred(model):
+        state = "wrapped, but not built yet" if is_deferred(model) else "not built yet"
+        raise ModelError(
+            "model",
+            "a built model",
+            f"{model.name!r}, which is {state}",
+            "call model.build(input_shape), or the model on a batch, first.",
+        )
     plan = vars(model).get("_omc_plan")
     variables = list({id(v): v for v in model.variables}.values())
     reasons = [p.reason for p in plan] if plan else ["not wrapped"] * len(variables)

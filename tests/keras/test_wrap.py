@@ -73,7 +73,7 @@ def target(model, x):
 
 def pair(build, fmt="S1E3M7"):
     """A wrapped model and a plain one on its decoded weights."""
-    wrapped, plain = omc.wrap(build(), fmt), build()
+    wrapped, plain = omc.wrap(build(), omc.Policy(fmt, rounding="nearest")), build()
     plain.set_weights([v.numpy() for v in wrapped.variables])
     return wrapped, plain
 
@@ -213,10 +213,10 @@ def test_the_next_backward_pass_waits_for_the_update_before_it():
     model.fit(x, x, verbose=0)
     graphs = [
         graph
-        for graph in schedule._backward_reads
-        if any(owner is layers[0].kernel for owner, _ in schedule._backward_reads[graph])
+        for graph in schedule._graphs
+        if any(owner is layers[0].kernel for owner, _ in schedule.backward_reads(graph))
     ]
-    reads = dict((owner.name, op) for owner, op in schedule._backward_reads[graphs[0]])
+    reads = dict((owner.name, op) for owner, op in schedule.backward_reads(graphs[0]))
     for above, below in zip(layers[::-1], layers[-2::-1]):
         stores = [
             op
@@ -299,7 +299,7 @@ def diverged():
     [
         (InputTypeError, "model", lambda: omc.wrap("model", "INT8")),
         (InputTypeError, "policy", lambda: omc.wrap(dense_model(), None)),
-        (ModelError, "model", lambda: omc.wrap(tf.keras.Sequential([L.Dense(3)]), "INT8")),
+        (ModelError, "model", lambda: omc.memory_report(tf.keras.Sequential([L.Dense(3)]))),
         (ModelError, "model", lambda: omc.wrap(omc.wrap(dense_model(), "INT8"), "INT8")),
         (ModelError, "model", lambda: omc.wrap(built_optimizer(), "INT8")),
         (InputError, "model", lambda: omc.wrap(diverged(), "INT8")),

@@ -1,0 +1,186 @@
+"""What all benchmarks share: interleaved timing, fresh processes, tables, the run's description."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from importlib import metadata
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+_PACKAGES = ("tensorflow", "keras", "numpy", "ml_dtypes", "safetensors")
+_RESULT = "result:"
+
+
+@dataclasses.dataclass
+class Table:
+    """Measured rows, and how to print them.
+
+    Attributes:
+        name: Short name, unique in its benchmark; docs/benchmarks.md refers to it.
+        title: What the table shows, one line.
+        columns: List of (key of a row, heading, format spec); a missing value prints as "-".
+        rows: List of dicts of plain values.
+    """
+
+    name: str
+    title: str
+    columns: list
+    rows: list = dataclasses.field(default_factory=list)
+
+    def as_dict(self):
+        """The table as plain lists and dicts, for JSON."""
+        return dataclasses.asdict(self)
+
+    def __str__(self):
+        lines = [[heading for _, heading, _ in self.columns]]
+        lines += [self.cells(row) for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if spec == "" else cell.rjust(width)
+                for cell, width, (_, _, spec) in zip(line, widths, self.columns)
+            ).rstrip()
+            for line in lines
+        )
+
+    def cells(self, row):
+        """One row as a list of strings."""
+        return [formatted(row.get(key), spec) for key, _, spec in self.columns]
+
+    def show(self):
+        """Prints the table under its title."""
+        print(f"\n{self.title}\n{self}", flush=True)
+
+
+def formatted(value, spec):
+    """A value as text: "-" for None, yes or no for a truth value."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return format(value, spec)
+
+
+def target(what, measured, limit, at_most):
+    """Row of a table of targets.
+
+    Args:
+        what: What is measured.
+        measured: Float.
+        limit: Float that it is held against.
+        at_most: Whether the limit is an upper one.
+    """
+    met = measured <= limit if at_most else measured >= limit
+    bound = f"{'at most' if at_most else 'at least'} {limit:.2f}"
+    return {"what": what, "measured": measured, "target": bound, "met": bool(met)}
+
+
+TARGET_COLUMNS = [
+    ("what", "target", ""),
+    ("target", "wanted", ""),
+    ("measured", "measured", ".3f"),
+    ("met", "met", ""),
+]
+
+
+def progress(text):
+    """Tells on stderr what long work is doing."""
+    print(f"  . {text}", file=sys.stderr, flush=True)
+
+
+def interleaved(functions, rounds=9, seconds=None, warm_up=1):
+    """Times functions in turn, A B C A B C ..., so that a busy machine hits all of them alike.
+
+    Args:
+        functions: Dict of name -> function without arguments.
+        rounds: Most rounds.
+        seconds: Time after which no further round begins, but for the third; None for no end.
+        warm_up: Rounds before, which do not count.
+
+    Returns:
+        Dict of name -> list of seconds, one a round.
+    """
+    for _ in range(warm_up):
+        for function in functions.values():
+            function()
+    taken = {name: [] for name in functions}
+    start = time.perf_counter()
+    for number in range(rounds):
+        if seconds is not None and number >= 3 and time.perf_counter() - start > seconds:
+            break
+        for name, function in functions.items():
+            begin = time.perf_counter()
+            function()
+            taken[name].append(time.perf_counter() - begin)
+    return taken
+
+
+def medians(taken):
+    """Dict of name -> median of its seconds."""
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def fresh_process(module, function, **arguments):
+    """Result of benchmarks.<module>.<function>(**arguments) in a process of its own.
+
+    Args:
+        module: Name of a module of this package.
+        function: Name of a function in it that returns what JSON can hold.
+        **arguments: What JSON can hold.
+
+    Returns:
+        What the function returned.
+
+    Raises:
+        RuntimeError: The process failed; what it wrote to stderr has gone there.
+    """
+    program = (
+        "import json, sys\n"
+        f"from benchmarks import {module}\n"
+        f"result = {module}.{function}(**json.loads(sys.argv[1]))\n"
+        f"print('{_RESULT}' + json.dumps(result))\n"
+    )
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", program, json.dumps(arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    for line in done.stdout.splitlines():
+        if line.startswith(_RESULT):
+            return json.loads(line[len(_RESULT) :])
+    raise RuntimeError(f"{module}.{function}({arguments}) failed; its stderr stands above")
+
+
+def description(quick):
+    """What the run ran on: dict of command, versions, processor, threads; no date."""
+    from omc import kernels  # Here, so that the log level is set before TensorFlow loads.
+    from omc.version import __version__
+
+    return {
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "quick": quick,
+        "versions": {
+            "omc": __version__,
+            "python": platform.python_version(),
+            **{package: metadata.version(package) for package in _PACKAGES},
+        },
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "native_ops": kernels.available(),
+    }
+
+
+def _processor():
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    wide = [name for name in ("avx2", "avx512f") if name in fields.get("flags", "").split()]
+    return " ".join([fields.get("model name", platform.processor()), *wide])

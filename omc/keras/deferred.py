@@ -1,0 +1,135 @@
+"""Models wrapped before they are built: the wrap happens at the first call, or in build().
+
+A subclassed model learns which variables it has only by running. So the first call runs twice: once
+on placeholders in a graph that is thrown away, as Keras' own `Model.build` does, which creates the
+variables; then, with the variables compressed, on the data. This holds under `fit` too, where the
+first call happens inside a trace: variables and codes are made outside of it.
+"""
+
+import functools
+
+import tensorflow as tf
+from keras.src.engine import base_layer_utils
+from keras.src.mixed_precision import autocast_variable
+
+from omc.errors import ModelError
+
+_MARK = "_omc_deferred"
+_HOOKED = ("call", "build")  # Methods that Keras looks up on the instance.
+_NEEDS_VALUES = (
+    AttributeError,  # tensor.numpy()
+    NotImplementedError,
+    tf.errors.OperatorNotAllowedInGraphError,
+)
+
+
+def is_deferred(model):
+    """Whether a model is marked to be wrapped when it is built."""
+    return _MARK in vars(model)
+
+
+def defer(model, finish):
+    """Marks an unbuilt model, so that its first call or `build` wraps it.
+
+    Args:
+        model: An unbuilt `tf.keras.Model`.
+        finish: model -> None; wraps the model, which is built by then, or raises. After an error
+            the model stays marked, and the next call raises again.
+    """
+    vars(model)[_MARK] = finish
+    _hook(model)
+
+
+def _hook(model):
+    # By vars, for Keras would track what is set as an attribute.
+    vars(model).update(call=_first_call(model), build=_first_build(model))
+
+
+def _unhook(model):
+    for name in _HOOKED:
+        vars(model).pop(name, None)
+
+
+def _first_call(model):
+    method = model.call
+
+    def call(*args, **kwargs):
+        if not model.built:  # Keras' `build` calls it so, and more may come.
+            return method(*args, **kwargs)
+        _unhook(model)
+        try:
+            _create_variables(model, args, kwargs)
+            _finish(model)
+        except BaseException:
+            _hook(model)
+            # Keras would run a function again whose trace failed, and find it empty.
+            model.train_function = model.test_function = model.predict_function = None
+            raise
+        return _call(model)(*args, **kwargs)
+
+    call.autograph_info__ = None  # AutoGraph then leaves this as it is; `_call` converts the rest.
+    return functools.wraps(method)(call)
+
+
+def _first_build(model):
+    method = model.build
+
+    def build(*args, **kwargs):
+        method(*args, **kwargs)
+        # From within a call, variables may still be missing; so may they after a user's own build.
+        calling = base_layer_utils.call_context().in_call
+        layers = list(model._flatten_layers(include_self=False))
+        if is_deferred(model) and not calling and all(layer.built for layer in layers):
+            _unhook(model)
+            try:
+                _finish(model)
+            except BaseException:
+                _hook(model)
+                raise
+
+    if hasattr(method, "_is_default"):  # Keras asks whether `build` is the user's own.
+        build._is_default = True
+    return build
+
+
+def _call(model):
+    """The model's call as Keras makes it, under AutoGraph where that is due."""
+    return model.call if tf.executing_eagerly() else model._autographed_call()
+
+
+def _create_variables(model, args, kwargs):
+    """Runs the call on placeholders, so that every layer builds."""
+    eager = tf.executing_eagerly()
+    try:
+        with tf.__internal__.FuncGraph("omc_build").as_default():
+            placeholders = tf.nest.map_structure(_placeholder, (args, kwargs))
+            _call(model)(*placeholders[0], **placeholders[1])
+    except _NEEDS_VALUES as error:
+        if not eager:
+            raise
+        raise ModelError(
+            "model",
+            "an unbuilt model that can run in a graph",
+            f"{model.name!r}, whose call() raised {type(error).__name__}: {error}",
+            "call the model on a batch first, then wrap it.",
+        ) from error
+    finally:
+        model._clear_losses()  # Of the graph that is thrown away.
+
+
+def _placeholder(value):
+    if not tf.is_tensor(value) or isinstance(value, tf.Variable):
+        return value
+    spec = tf.type_spec_from_value(value)
+    return tf.nest.map_structure(
+        lambda part: tf.compat.v1.placeholder(part.dtype, part.shape),
+        spec,
+        expand_composites=True,
+    )
+
+
+def _finish(model):
+    finish = vars(model)[_MARK]
+    with tf.init_scope(), autocast_variable.enable_auto_cast_variables(None):
+        finish(model)
+    del vars(model)[_MARK]
