@@ -18,6 +18,7 @@ def recompute(model, layers):
     computes, only its inputs are kept. This costs its forward pass once more, and never changes a
     result. It works for plain and for wrapped models, under `fit` and in one's own loop. The layers
     must draw no random numbers and read what they read from their inputs and variables alone.
+    XLA (`jit_compile=True`) merges both runs, so there nothing is saved.
 
     Args:
         model: A built `tf.keras.Model`, changed in place.
