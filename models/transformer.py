@@ -111,7 +111,7 @@ def transformer(vocabulary=10_000, length=64, **sizes):
         **sizes: The other arguments of `Transformer`.
 
     Returns:
-        Built `Transformer` from tokens, int32 [batch, n], to logits, float32 [batch, n, vocabulary].
+        Built `Transformer` from tokens, int32 [batch, n], to float32 [batch, n, vocabulary].
     """
     model = Transformer(vocabulary, length, **sizes)
     model(tf.zeros([1, length], tf.int32))

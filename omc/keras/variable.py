@@ -85,7 +85,7 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             after: Tensor that has to be computed first, or None.
             backward: Whether it is a layer's backward pass that decodes (see `omc.keras.schedule`).
         """
-        with tf.control_dependencies([] if after is None else [after]):
+        with tf.control_dependencies([] if after is None else [_before_padding(after)]):
             if isinstance(self.codec, Codec) and not self.codec.format.is_fp32 and kernels.usable():
                 codec = self.codec
                 read = values = kernels.decode_variable(
@@ -241,3 +241,15 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
     def __repr__(self):
         fmt = getattr(self.codec, "codec", self.codec).format.name
         return f"<omc.CompressedVariable {self.name!r} shape={tuple(self.shape)} format={fmt}>"
+
+
+def _before_padding(tensor):
+    """The tensor itself, or in a graph what stands before its padding.
+
+    oneDNN merges a Pad into the convolution behind it; with the kernel's decode between the two,
+    the merged op would wait for itself ("nodes in a cycle").
+    """
+    if tf.is_symbolic_tensor(tensor):
+        while tensor.op.type in ("Pad", "PadV2", "MirrorPad", "Identity"):
+            tensor = tensor.op.inputs[0]
+    return tensor
