@@ -169,6 +169,26 @@ def test_padding_in_front_of_a_convolution_predicts(padded):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+def normalized():
+    layers = tf.keras.layers
+    image = tf.keras.Input((6, 6, 4))
+    scaled = layers.Normalization(axis=(1, 2, 3))
+    x = layers.Conv2D(16, 3)(layers.BatchNormalization(axis=(1, 2, 3))(scaled(image)))
+    return tf.keras.Model(image, x), scaled
+
+
+def test_statistics_of_any_rank_stay_dense_and_are_loaded(tmp_path):
+    model, scaled = normalized()
+    x = np.random.default_rng(0).normal(3, 2, (16, 6, 6, 4)).astype(np.float32)
+    scaled.adapt(x)
+    omc.wrap(model, "INT8")
+    formats = {row.name.split("/")[-1]: row.format for row in omc.memory_report(model).rows}
+    assert [name for name, fmt in formats.items() if fmt == "INT8"] == ["kernel"]
+    omc.save(model, tmp_path / "model.omc")
+    loaded = omc.load(tmp_path / "model.omc", normalized()[0])
+    np.testing.assert_array_equal(model(x), loaded(x))
+
+
 def test_wrapping_drops_each_original_before_the_next():
     model = build("MobileNetV2")
     variables = wrapping.variables_of(model)
