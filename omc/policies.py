@@ -17,7 +17,9 @@ from omc.compressed import Codec
 from omc.errors import InputError, InputTypeError
 from omc.formats import FP32, Format
 
-_NOT_MATRICES = ("bias", "beta", "gamma")
+# Normalization over several axes gives them a rank of 2 and more.
+_STATISTICS = ("mean", "variance", "moving_mean", "moving_variance")
+_NOT_MATRICES = ("bias", "beta", "gamma", *_STATISTICS)
 _ROUNDINGS = ("nearest", "stochastic")
 
 
@@ -75,8 +77,8 @@ class Policy:
 
     Attributes:
         format: Format (or name) of quantized variables.
-        weight_matrices_only: Quantize only variables of rank 2 and more that are no bias, gamma or
-            beta; otherwise every trainable float32 variable.
+        weight_matrices_only: Quantize only variables of rank 2 and more that are no bias, gamma,
+            beta, mean or variance; otherwise every trainable float32 variable.
         fraction: Share of the eligible variables that is quantized, 0 .. 1. Which ones is drawn
             from (seed, round, client); `fraction * n` is rounded up or down at random so that its
             mean is exact (ours).

@@ -75,6 +75,8 @@ def load(path, model):
     for variable, entry in zip(stored_order(model), artifact.entries):
         stored = variable.buffer if isinstance(variable, CompressedVariable) else variable
         stored.assign(entry.data)
+    for layer in model._flatten_layers():  # As Keras' set_weights does: Normalization caches.
+        layer.finalize_state()
     return model
 
 

@@ -111,7 +111,7 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             early: Whether it is a penalty's backward pass that decodes (see `omc.keras.late`).
         """
         codec = self.codec
-        with tf.control_dependencies([] if after is None else [there(after)]):
+        with tf.control_dependencies([] if after is None else [there(_before_padding(after))]):
             if isinstance(codec, Codec) and not codec.format.is_fp32 and kernels.usable():
                 buffer = values = kernels.decode_variable(
                     within(self.buffer.handle), codec.format, codec.shape, codec.transform
@@ -343,3 +343,15 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
 def _in_layer_call():
     layers = sys.modules[tf.keras.layers.Layer.__module__]  # Private Keras, of the one in use.
     return layers.base_layer_utils.call_context().in_call
+
+
+def _before_padding(tensor):
+    """The tensor itself, or in a graph what stands before its padding.
+
+    oneDNN merges a Pad into the convolution behind it; with the kernel's decode between the two,
+    the merged op would wait for itself ("nodes in a cycle").
+    """
+    if tf.is_symbolic_tensor(tensor):
+        while tensor.op.type in ("Pad", "PadV2", "MirrorPad", "Identity"):
+            tensor = tensor.op.inputs[0]
+    return tensor
