@@ -23,7 +23,7 @@ def dense_model():
 
 def pair(build, fmt="S1E5M10"):
     """A wrapped model and a plain one on its decoded weights."""
-    wrapped, plain = omc.wrap(build(), fmt), build()
+    wrapped, plain = omc.wrap(build(), omc.Policy(fmt, rounding="nearest")), build()
     plain.set_weights([v.numpy() for v in wrapped.variables])
     return wrapped, plain
 

@@ -73,7 +73,8 @@ POLICIES = {
     "all": omc.Policy("S1E3M7"),
     "partial": omc.Policy("INT4", fraction=0.5, seed=1),
     "every_vector": omc.Policy("INT8", weight_matrices_only=False),
-    "stochastic": omc.Policy("INT8", rounding="stochastic", seed=5),
+    "nearest": omc.Policy("INT8", rounding="nearest"),
+    "seeded": omc.Policy("INT8", seed=5),
     "mixed": omc.Policy("S1E2M3", overrides={"head/kernel": "FP32", "*/bias": "S1E5M10"}),
     "none": omc.Policy("FP32"),
 }

@@ -74,7 +74,8 @@ def batch(name):
 
 def pair(name):
     """A wrapped model and a plain one on its decoded weights."""
-    wrapped, plain = omc.wrap(build(name), "S1E3M7"), build(name)
+    policy = omc.Policy("S1E3M7", rounding="nearest")  # As a plain step can be told.
+    wrapped, plain = omc.wrap(build(name), policy), build(name)
     plain.set_weights([v.numpy() for v in wrapped.variables])
     return wrapped, plain
 
