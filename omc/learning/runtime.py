@@ -4,6 +4,7 @@ TFF runs computations in a child process, `worker_binary`, which outlives a kill
 its output pipes open.
 """
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -19,6 +20,7 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.environments.tensorflow_frontend import (
     tensorflow_computation_context,
 )
+from tensorflow_federated.python.core.impl.context_stack import set_default_context
 
 from omc import kernels
 
@@ -114,3 +116,5 @@ def _traced_for_a_worker():
 
 # TFF's worker loads no ops of ours.
 kernels.refuse_when(_traced_for_a_worker)
+# Or TFF's own context would go, with an error message, after the modules it ends its worker with.
+atexit.register(set_default_context.set_no_default_context)
