@@ -23,7 +23,7 @@ def measure_client(task, policy_arguments, client, seed, learning_rate, uplink):
         policy_arguments: Dict of arguments of `omc.Policy`; {"format": "FP32"} for a plain client.
         client: Index of the client.
         seed: Seed of the task.
-        learning_rate: Rate of the client's SGD.
+        learning_rate: Rate of the client's optimizer.
         uplink: As in `omc.learning.build_weighted_fed_avg`.
 
     Returns:
@@ -57,7 +57,6 @@ def measure_client(task, policy_arguments, client, seed, learning_rate, uplink):
 def _work(arguments):
     import numpy as np
     import tensorflow as tf
-    import tensorflow_federated as tff
 
     import omc
     from omc.compressed import to_bytes
@@ -81,7 +80,7 @@ def _work(arguments):
     dataset = task.client_dataset(arguments["client"])
     del model, value, variable
 
-    optimizer = LocalOptimizer(tff.learning.optimizers.build_sgdm(arguments["learning_rate"]))
+    optimizer = LocalOptimizer(task.client_optimizer(arguments["learning_rate"]))
     trainer = ClientTrainer(plan, received, optimizer, arguments["uplink"])
     numbers = tf.constant(0), tf.constant(arguments["client"])
     trainer.train(received, dataset, *numbers)  # Traces and compiles; a device would ship that.

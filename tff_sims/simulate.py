@@ -98,7 +98,7 @@ def check(settings, out):
         value = getattr(settings, flag)
         if value is not None and not 0 < value < float("inf"):
             return _wrong(flag, "a number above 0", value)
-    clients = len(TASKS[settings.task](settings.seed).clients)
+    clients = TASKS[settings.task](settings.seed).num_clients
     if settings.clients_per_round > clients:
         return _wrong(
             "clients_per_round",

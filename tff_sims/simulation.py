@@ -131,13 +131,13 @@ def simulate(settings, out, command="", on_round=lambda row, done, total: None):
 
 def _run(settings, seed, record):
     """One run: builds the process, trains, evaluates after every round."""
-    task = TASKS[settings.task](seed, settings.alpha)
+    task = TASKS[settings.task](seed, alpha=settings.alpha)
     process = _build_process(settings, seed, task)
     state = process.initialize()
     model = task.build_model()
     draw = np.random.default_rng([seed, 1])
     for number in range(1, settings.rounds + 1):
-        chosen = draw.choice(len(task.clients), settings.clients_per_round, replace=False)
+        chosen = draw.choice(task.num_clients, settings.clients_per_round, replace=False)
         data = [task.client_dataset(client) for client in chosen]
         start = time.perf_counter()
         state, metrics = process.next(state, data)
@@ -145,7 +145,7 @@ def _run(settings, seed, record):
         weights = process.get_model_weights(state)
         counted = traffic(metrics)
         weights.assign_weights_to(model)
-        master_accuracy = task.accuracy(model)
+        master_accuracy = task.evaluate(model)["accuracy"]
         record(
             Round(
                 seed=seed,
@@ -163,12 +163,11 @@ def _run(settings, seed, record):
 
 def _build_process(settings, seed, task):
     rate = settings.learning_rate or task.learning_rate
-    client_optimizer = tff.learning.optimizers.build_sgdm(rate)
+    optimizers = task.client_optimizer(rate), task.server_optimizer()
     if settings.method == "fp32":
-        server_optimizer = tff.learning.optimizers.build_sgdm(1.0)
-        return build_fp32_fed_avg(task.model_fn, client_optimizer, server_optimizer)
+        return build_fp32_fed_avg(task.model_fn, *optimizers)
     return build_weighted_fed_avg(
-        task.model_fn, settings.policy(seed), client_optimizer, uplink=settings.uplink
+        task.model_fn, settings.policy(seed), *optimizers, uplink=settings.uplink
     )
 
 
@@ -176,21 +175,20 @@ def _held_accuracy(task, model, policy, round_number):
     """Accuracy of what a client holds after the next download; leaves `model` so quantized."""
     plan = policy.plan([VariableSpec.of(v) for v in model.variables], round_number, client=0)
     if all(planned.codec is None for planned in plan):
-        return task.accuracy(model)
+        return task.evaluate(model)["accuracy"]
     for variable, planned in zip(model.variables, plan):
         if planned.codec is not None:
             variable.assign(planned.codec.decode(planned.codec.encode(variable.read_value())))
-    return task.accuracy(model)
+    return task.evaluate(model)["accuracy"]
 
 
 def _client_memory(settings):
     """Peak memory of one client alone; the client with the most examples."""
-    task = TASKS[settings.task](settings.seed, settings.alpha)
-    largest = int(np.argmax([len(labels) for _, labels in task.clients]))
+    task = TASKS[settings.task](settings.seed, alpha=settings.alpha)
     return measure_client(
         settings.task,
         settings.policy_arguments(settings.seed),
-        largest,
+        task.largest_client,
         settings.seed,
         settings.learning_rate or task.learning_rate,
         settings.uplink,
