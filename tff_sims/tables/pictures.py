@@ -47,7 +47,7 @@ def _curves(part, rows):
 
 def _points(part, told):
     """List of (bits, mean error, lowest, highest) over the seeds, by bits."""
-    from tff_sims.tables.results import error
+    from tff_sims.tables.figures import error
 
     points = []
     for bits, run in part:

@@ -6,13 +6,14 @@ the pictures come from these two files alone.
 
 import csv
 import json
+import math
 import os
 import pathlib
 import platform
 import re
 import shlex
 
-from tff_sims.tables import results
+from tff_sims.tables import figures
 from tff_sims.tables.grid import Grid
 from tff_sims.tables.runner import clock_text
 
@@ -32,12 +33,12 @@ def result(table, folder):
         missing (their names), versions, machine, seconds (of all jobs), grids (tables for people)
         and runs (run name -> seed -> command, seconds, summary).
     """
-    found = results.summaries(table, folder)
-    grids = [results.section_grid(part, table, found) for part in table.sections]
+    found = figures.summaries(table, folder)
+    grids = [figures.section_grid(part, table, found) for part in table.sections]
     if table.targets:
-        grids.append(results.target_grid(table, found))
+        grids.append(figures.target_grid(table, found))
     if table.effects:
-        grids.append(results.effect_grid(table, found))
+        grids.append(figures.effect_grid(table, found))
     jobs = table.jobs()
     missing = [f"{run.name}, seed {seed}" for run, seed in jobs if seed not in found[run.name]]
     runs = {
@@ -152,12 +153,12 @@ def _rounds_of(name, seed, path):
     with open(path, newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             total += (float(line["downlink_bytes"]) + float(line["uplink_bytes"])) / 1e6
-            error = 100 * (1 - float(line["accuracy"])) if line["accuracy"] else None
+            error = 100 * (1 - float(line["accuracy"]))
             yield {
                 "run": name,
                 "seed": seed,
                 "round": int(line["round"]),
-                "error": None if error is None else round(error, 3),
+                "error": None if math.isnan(error) else round(error, 3),
                 "megabytes": round(total, 3),
             }
 
