@@ -23,7 +23,7 @@ STUB = (sys.executable, "-S", str(HERE / "stub.py"))
 SUBJECT = omc.TASKS["speech"]
 SPLIT = SUBJECT.split
 SMALL = omc.dataclasses.replace(
-    SUBJECT, full=omc.Scale(2, 3, 1, 4, (0, 1)), quick=omc.Scale(1, 1, 1, 4, (0,))
+    SUBJECT, full=omc.Scale(2, 1, 4, (0, 1)), quick=omc.Scale(1, 1, 4, (0,))
 )
 
 
@@ -116,11 +116,11 @@ def test_seeds_come_one_after_the_other_and_a_start_before_what_it_starts():
 def test_one_section_runs_what_it_shows_and_what_that_needs(tmp_path, no_pictures):
     assert make(tmp_path, "--only=adaptation") == 0
     runs = {name.rpartition("/")[0] for name, _ in trained(tmp_path)}
-    assert {"adaptation/FP32", "adaptation/source"} <= runs
-    assert all(name.startswith("adaptation/") for name in runs)
+    assert runs == {"iid/FP32", *(f"adaptation/{fmt}" for fmt in ("FP32", "S1E3M7", "S1E2M3"))}
+    assert (tmp_path / "adaptation" / "before" / "seed-1" / "summary.json").exists()
     assert make(tmp_path, "--only=ablation") == 0  # Its rows of the other section, too.
     assert (tmp_path / SPLIT / "FP32" / "seed-0" / "summary.json").exists()
-    assert not (tmp_path / "iid").exists()
+    assert not (tmp_path / "iid" / "S1E3M7").exists()
 
 
 def test_a_killed_table_goes_on_where_it_was(tmp_path, no_pictures):
@@ -156,11 +156,11 @@ def wait_for(condition, seconds=60):
 
 
 def test_a_failure_is_told_and_stops_nothing_else(tmp_path, monkeypatch, no_pictures, capsys):
-    monkeypatch.setenv("STUB_FAIL", "adaptation/source/seed-1")
+    monkeypatch.setenv("STUB_FAIL", "iid/FP32/seed-1")
     assert make(tmp_path, "--only=adaptation") == 1
     captured = capsys.readouterr()
-    assert "adaptation/source, seed 1: exit status 1: ValueError: the reason" in captured.err
-    assert "adaptation/FP32, seed 1: it starts from adaptation/source" in captured.err
+    assert "iid/FP32, seed 1: exit status 1: ValueError: the reason" in captured.err
+    assert "adaptation/FP32, seed 1: it starts from iid/FP32" in captured.err
     assert (tmp_path / "adaptation" / "FP32" / "seed-0" / "summary.json").exists()
     assert "adaptation/FP32, seed 1" in " ".join(told(tmp_path)["missing"])
     assert grid(tmp_path, "adaptation")["FP32"]["seeds"] == 1

@@ -13,12 +13,15 @@ what is finished is never run again. Exit status: 0, or 1 where a run failed.
 
 import argparse
 import importlib
+import os
 import pathlib
 import sys
 
-from tff_sims.tables import report
-from tff_sims.tables.folder import Folder, FolderError
-from tff_sims.tables.runner import run_jobs
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before the pictures import TensorFlow.
+
+from tff_sims.tables import report  # noqa: E402
+from tff_sims.tables.folder import Folder, FolderError  # noqa: E402
+from tff_sims.tables.runner import run_jobs  # noqa: E402
 
 TABLES = ("omc",)  # Each a module of this package with TASKS and build(task, quick) -> plan.Table.
 
@@ -112,12 +115,13 @@ def _list(table, only, folder):
 
 def _make(table, arguments, folder, python):
     """Runs and shows; returns the exit status."""
-    failed = []
+    failed, left = [], []
     if not arguments.report:
         jobs = table.jobs(arguments.only)
         done = sum(folder.finished(run.name, seed) for run, seed in jobs)
         print(f"{table.title}: {len(jobs)} runs, {done} of them finished, in {folder.path}")
-        failed = run_jobs(jobs, folder, table.minutes, _show, python).failed
+        outcome = run_jobs(jobs, folder, table.minutes, _show, python)
+        failed, left = outcome.failed, outcome.left
     told = report.result(table, folder)
     if not told["finished"]:
         print(f"nothing is finished in {folder.path}", file=sys.stderr)
@@ -127,6 +131,9 @@ def _make(table, arguments, folder, python):
     if arguments.docs:
         report.publish(table, folder, names, arguments.docs)
         print(f"{arguments.docs / table.name}.md is filled in")
+    if left:
+        minutes = f"{table.minutes:g} minutes"
+        print(f"{len(left)} runs were left out to end within {minutes}; the same command goes on.")
     for name, seed, why in failed:
         print(f"{name}, seed {seed}: {why}", file=sys.stderr)
     return 1 if failed else 0

@@ -24,14 +24,12 @@ class Scale:
 
     Attributes:
         rounds: Rounds of training from scratch.
-        source_rounds: Rounds of training on the domain that is adapted from.
         adaptation_rounds: Rounds of adaptation.
         clients_per_round: Clients drawn in a round.
         seeds: Tuple of ints.
     """
 
     rounds: int
-    source_rounds: int
     adaptation_rounds: int
     clients_per_round: int
     seeds: tuple
@@ -44,7 +42,8 @@ class Subject:
     Attributes:
         metric: Heading of its error.
         split: Its name for "each client has its own kind of data".
-        domains: (adapted from, adapted to), or None where it has one domain only.
+        domains: (all sections' and the one adapted from, the one adapted to), or None where the
+            task has one domain only.
         full, quick: `Scale`s.
     """
 
@@ -59,16 +58,16 @@ TASKS = {
     "speech": Subject(
         metric="WER",
         split="speaker",
-        domains=("clean", "noisy"),
-        full=Scale(60, 60, 20, 10, (0, 1, 2)),
-        quick=Scale(8, 8, 4, 4, (0,)),
+        domains=("quiet", "noisy"),
+        full=Scale(60, 20, 10, (0, 1, 2)),
+        quick=Scale(8, 4, 4, (0,)),
     ),
     "digits": Subject(
         metric="error",
         split="dirichlet",
         domains=None,
-        full=Scale(60, 60, 20, 10, (0, 1, 2)),
-        quick=Scale(5, 5, 5, 5, (0,)),
+        full=Scale(60, 20, 10, (0, 1, 2)),
+        quick=Scale(5, 5, 5, (0,)),
     ),
 }
 """Tasks that the table can be made of; the first is the default."""
@@ -86,7 +85,7 @@ def build(task="speech", quick=False):
     """
     subject = TASKS[task]
     scale = subject.quick if quick else subject.full
-    rows = _Rows(task, scale)
+    rows = _Rows(task, subject, scale)
     formats = ("S1E3M7", "S1E2M3") if quick else tuple(FORMATS)
     few = ("S1E3M7",) if quick else ("S1E3M7", "S1E2M3")
 
@@ -115,7 +114,7 @@ def build(task="speech", quick=False):
     }
     return Table(
         name=NAME,
-        title=f"OMC on {task}, {scale.rounds} rounds, {len(scale.seeds)} seeds",
+        title=f"OMC on {task}, {scale.rounds} rounds, seeds {', '.join(map(str, scale.seeds))}",
         metric=subject.metric,
         runs=rows.runs,
         sections=tuple(sections),
@@ -144,13 +143,15 @@ def _targets(sections):
 class _Rows:
     """Builds sections, and collects the runs and effects that they need."""
 
-    def __init__(self, task, scale):
+    def __init__(self, task, subject, scale):
         self.runs, self.effects = {}, []
         self._common = {
             "task": task,
             "rounds": scale.rounds,
             "clients_per_round": scale.clients_per_round,
         }
+        if subject.domains:
+            self._common["domain"] = subject.domains[0]
 
     def formats(self, name, title, flags, formats, start=None):
         """FP32 and some formats at fraction 0.9, all else equal."""
@@ -161,17 +162,14 @@ class _Rows:
         return Section(name, title, tuple(found), baseline="FP32")
 
     def adaptation(self, subject, scale, formats):
-        """A model trained in FP32 on one domain, before and after more rounds on another."""
+        """The FP32 model of section iid, before and after more rounds on another domain."""
         source, target = subject.domains
-        flags = {"split": "iid", "domain": source, "rounds": scale.source_rounds}
-        start = self._add("adaptation/source", {**flags, "method": "fp32"})
-        before = Run(
-            "adaptation/before", dict(task=self._common["task"], domain=target), start, EVALUATE
-        )
+        start, task = "iid/FP32", self._common["task"]
+        before = Run("adaptation/before", dict(task=task, domain=target), start, EVALUATE)
         self.runs[before.name] = before
         section = self.formats(
             "adaptation",
-            f"Adaptation from {source} to {target}",
+            f"Adaptation from {source} to {target}, {scale.adaptation_rounds} rounds",
             {"split": subject.split, "domain": target, "rounds": scale.adaptation_rounds},
             formats,
             start,

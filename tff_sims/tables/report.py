@@ -107,12 +107,21 @@ def text(told):
     Args:
         told: What `result` returned.
     """
-    parts = [_heading(told), *(Grid(**grid).text() for grid in told["grids"] if grid["rows"])]
+    parts = [_heading(told), *(Grid(**grid).text() for grid in _told(told))]
     if told["missing"]:
         shown = "; ".join(told["missing"][:6])
         more = f" and {len(told['missing']) - 6} more" if len(told["missing"]) > 6 else ""
         parts.append(f"not finished: {shown}{more}")
     return "\n\n".join(parts)
+
+
+def _told(told):
+    """The grids of which something is finished."""
+    return [
+        grid
+        for grid in told["grids"]
+        if any(row.get("seeds", 1) or row.get("by_seed") for row in grid["rows"])
+    ]
 
 
 def _heading(told):
@@ -212,7 +221,7 @@ def filled(page, told):
         page: Text of the page.
         told: What `result` returned, or was read from its JSON.
     """
-    blocks = {grid["name"]: Grid(**grid).markdown() for grid in told["grids"] if grid["rows"]}
+    blocks = {grid["name"]: Grid(**grid).markdown() for grid in _told(told)}
     blocks["source"] = _source(told)
 
     def block(match):

@@ -56,8 +56,9 @@ def run_jobs(jobs, folder, minutes=None, show=print, python=(sys.executable,)):
         if run.start and not folder.finished(run.start, seed):
             problem = f"it starts from {run.start}, which is not finished"
         elif minutes is not None and clock.seconds + (clock.estimate(run) or 0) > 60 * minutes:
+            if not outcome.left:
+                show(f"{name}: left for another time, as are all that would end too late")
             outcome.left.append((run.name, seed))
-            show(f"{name}: left for another time, to end within {minutes:g} minutes")
             continue
         else:
             show(f"{name}: begins; {clock.left()} left")
