@@ -15,14 +15,14 @@ from omc.errors import OmcError
 _MARK = "client-memory:"
 
 
-def measure_client(task, policy_arguments, client, seed, learning_rate, uplink):
+def measure_client(task, task_arguments, policy_arguments, client, learning_rate, uplink):
     """Peak memory of one client's round, measured in a fresh process.
 
     Args:
         task: Name of the task.
+        task_arguments: Dict of arguments of the task's function.
         policy_arguments: Dict of arguments of `omc.Policy`; {"format": "FP32"} for a plain client.
         client: Index of the client.
-        seed: Seed of the task.
         learning_rate: Rate of the client's optimizer.
         uplink: As in `omc.learning.build_weighted_fed_avg`.
 
@@ -36,7 +36,7 @@ def measure_client(task, policy_arguments, client, seed, learning_rate, uplink):
         OmcError: The process failed; its last line of output is in the message.
     """
     arguments = dict(
-        task=task, policy=policy_arguments, client=client, seed=seed,
+        task=task, task_arguments=task_arguments, policy=policy_arguments, client=client,
         learning_rate=learning_rate, uplink=uplink,
     )  # fmt: skip
     process = subprocess.run(
@@ -65,7 +65,7 @@ def _work(arguments):
     from omc.measurement.memory import heap_peak, process_peak_bytes
     from tff_sims.tasks import TASKS
 
-    task = TASKS[arguments["task"]](arguments["seed"])
+    task = TASKS[arguments["task"]](**arguments["task_arguments"])
     plan = ModelPlan.of(task.model_fn, omc.Policy(**arguments["policy"]))
     mask = [bool(quantized) for quantized in plan.mask(0, arguments["client"])]
     start = process_peak_bytes()

@@ -4,6 +4,7 @@ TFF runs computations in a child process, `worker_binary`, which outlives a kill
 its output pipes open.
 """
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -19,6 +20,7 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.environments.tensorflow_frontend import (
     tensorflow_computation_context,
 )
+from tensorflow_federated.python.core.impl.context_stack import runtime_error_context
 
 from omc import kernels
 
@@ -110,6 +112,14 @@ def _traced_for_a_worker():
     # Private TFF: nothing public names the context that a computation is traced in.
     current = tff.framework.get_context_stack().current
     return isinstance(current, tensorflow_computation_context.TensorFlowComputationContext)
+
+
+@atexit.register
+def _release_default_context():
+    # Its finalizer complains when the interpreter is half gone.
+    none = runtime_error_context.RuntimeErrorContext()
+    tff.framework.get_context_stack().set_default_context(none)
+    gc.collect()
 
 
 # TFF's worker loads no ops of ours.

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from tff_sims import demo
-from tff_sims.simulate import check
-from tff_sims.simulation import Settings
+from tff_sims.settings import Settings, check
 from tff_sims.tasks.base import dirichlet_split
 from tff_sims.tasks.digits import digits
 
