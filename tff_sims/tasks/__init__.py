@@ -2,8 +2,9 @@
 
 from tff_sims.tasks.base import Task
 from tff_sims.tasks.digits import digits
+from tff_sims.tasks.speech import speech
 
-TASKS = {"digits": digits}
+TASKS = {"digits": digits, "speech": speech}
 """Name -> function (seed=0, split=None, alpha=0.5, clients=None, domain=None) -> Task.
 
 None stands for the task's default. The function's attributes `splits` and `domains` are tuples of
