@@ -23,7 +23,7 @@ STUB = (sys.executable, "-S", str(HERE / "stub.py"))
 SUBJECT = omc.TASKS["speech"]
 SPLIT = SUBJECT.split
 SMALL = omc.dataclasses.replace(
-    SUBJECT, full=omc.Scale(2, 1, 4, (0, 1)), quick=omc.Scale(1, 1, 4, (0,))
+    SUBJECT, full=omc.Scale(3, 2, 1, 4, 1, (0, 1)), quick=omc.Scale(0, 1, 1, 4, 1, (0,))
 )
 
 
@@ -116,7 +116,7 @@ def test_seeds_come_one_after_the_other_and_a_start_before_what_it_starts():
 def test_one_section_runs_what_it_shows_and_what_that_needs(tmp_path, no_pictures):
     assert make(tmp_path, "--only=adaptation") == 0
     runs = {name.rpartition("/")[0] for name, _ in trained(tmp_path)}
-    assert runs == {"iid/FP32", *(f"adaptation/{fmt}" for fmt in ("FP32", "S1E3M7", "S1E2M3"))}
+    assert runs == {"warm-up", "iid/FP32", *(f"adaptation/{fmt}" for fmt in ("FP32", "S1E3M7", "S1E2M3"))}
     assert (tmp_path / "adaptation" / "before" / "seed-1" / "summary.json").exists()
     assert make(tmp_path, "--only=ablation") == 0  # Its rows of the other section, too.
     assert (tmp_path / SPLIT / "FP32" / "seed-0" / "summary.json").exists()
@@ -145,7 +145,7 @@ def test_a_killed_table_goes_on_where_it_was(tmp_path, no_pictures):
         assert trained(tmp_path) == after
     assert make(tmp_path, "--only=iid") == 0
     rounds = trained(tmp_path)
-    assert len(set(rounds)) == len(rounds) == 2 * 2 * 5
+    assert len(set(rounds)) == len(rounds) == 2 * (3 + 2 * 5)
 
 
 def wait_for(condition, seconds=60):

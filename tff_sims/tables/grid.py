@@ -19,8 +19,16 @@ class Grid:
     name: str
     title: str
     columns: list
-    rows: list
+    rows: list = dataclasses.field(default_factory=list)
     notes: list = dataclasses.field(default_factory=list)
+
+    def as_dict(self):
+        """The fields as plain lists and dicts, for JSON."""
+        return dataclasses.asdict(self)
+
+    def show(self):
+        """Prints it, after an empty line."""
+        print(f"\n{self.text()}", flush=True)
 
     def text(self):
         """The rows under their headings, aligned, then the notes."""
@@ -45,10 +53,11 @@ class Grid:
 
     def cells(self, row):
         """One row as a list of str."""
-        return [_formatted(row.get(key), spec) for key, _, spec in self.columns]
+        return [formatted(row.get(key), spec) for key, _, spec in self.columns]
 
 
-def _formatted(value, spec):
+def formatted(value, spec):
+    """A value as text: "-" for None, yes or no for a truth value."""
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -23,15 +23,19 @@ class Scale:
     """How much is run.
 
     Attributes:
-        rounds: Rounds of training from scratch.
-        adaptation_rounds: Rounds of adaptation.
+        warm_up: Rounds of FP32, once a seed, from whose weights every row goes on; 0 for none.
+        rounds: Rounds of a row.
+        adaptation_rounds: Rounds of a row of the adaptation.
         clients_per_round: Clients drawn in a round.
+        evaluate_every: Rounds from one evaluation to the next.
         seeds: Tuple of ints.
     """
 
+    warm_up: int
     rounds: int
     adaptation_rounds: int
     clients_per_round: int
+    evaluate_every: int
     seeds: tuple
 
 
@@ -59,15 +63,15 @@ TASKS = {
         metric="WER",
         split="speaker",
         domains=("quiet", "noisy"),
-        full=Scale(60, 20, 10, (0, 1, 2)),
-        quick=Scale(8, 4, 4, (0,)),
+        full=Scale(120, 40, 20, 8, 5, (0, 1, 2)),
+        quick=Scale(0, 2, 1, 4, 1, (0,)),
     ),
     "digits": Subject(
         metric="error",
         split="dirichlet",
         domains=None,
-        full=Scale(60, 20, 10, (0, 1, 2)),
-        quick=Scale(5, 5, 5, (0,)),
+        full=Scale(0, 60, 20, 10, 5, (0, 1, 2)),
+        quick=Scale(0, 5, 5, 5, 5, (0,)),
     ),
 }
 """Tasks that the table can be made of; the first is the default."""
@@ -114,7 +118,7 @@ def build(task="speech", quick=False):
     }
     return Table(
         name=NAME,
-        title=f"OMC on {task}, {scale.rounds} rounds, seeds {', '.join(map(str, scale.seeds))}",
+        title=_title(task, scale),
         metric=subject.metric,
         runs=rows.runs,
         sections=tuple(sections),
@@ -126,6 +130,11 @@ def build(task="speech", quick=False):
         curves={part.title: part.rows for part in sections if part.name != "ablation"},
         bits=bits,
     )
+
+
+def _title(task, scale):
+    after = f" after {scale.warm_up} of FP32" if scale.warm_up else ""
+    return f"OMC on {task}, {scale.rounds} rounds{after}, seeds {', '.join(map(str, scale.seeds))}"
 
 
 def _targets(sections):
@@ -149,12 +158,18 @@ class _Rows:
             "task": task,
             "rounds": scale.rounds,
             "clients_per_round": scale.clients_per_round,
+            "evaluate_every": scale.evaluate_every,
         }
         if subject.domains:
             self._common["domain"] = subject.domains[0]
+        self._warm_up = None
+        if scale.warm_up:
+            flags = {"split": "iid", "method": "fp32", "rounds": scale.warm_up}
+            self._warm_up = self._add("warm-up", flags)
 
     def formats(self, name, title, flags, formats, start=None):
-        """FP32 and some formats at fraction 0.9, all else equal."""
+        """FP32 and some formats at fraction 0.9, all else equal; after the warm-up by default."""
+        start = start or self._warm_up
         title = f"{title}; fraction {_FRACTION:g}"
         found = [Row("FP32", self._add(f"{name}/FP32", {**flags, "method": "fp32"}, start))]
         for fmt in formats:
@@ -191,7 +206,7 @@ class _Rows:
             ):
                 slug = label.replace(" ", "-")
                 flags = {"split": split, **_omc(fmt), **changed}
-                run = self._add(f"ablation/{fmt}-{slug}", flags)
+                run = self._add(f"ablation/{fmt}-{slug}", flags, self._warm_up)
                 found.append(Row(f"{fmt}, {label}", run))
                 self.effects.append(Effect(f"{part}, {fmt}", run, whole))
         title = "What each of the three methods does (ablation)"

@@ -8,11 +8,10 @@ import csv
 import json
 import math
 import os
-import pathlib
-import platform
 import re
 import shlex
 
+from tff_sims.machine import processor
 from tff_sims.tables import figures
 from tff_sims.tables.grid import Grid
 from tff_sims.tables.runner import clock_text
@@ -59,8 +58,8 @@ def result(table, folder):
         "missing": missing,
         "seconds": round(sum(job["seconds"] for of in runs.values() for job in of.values()), 1),
         "versions": _versions(runs),
-        "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0))},
-        "grids": [vars(grid) for grid in grids],
+        "machine": {"processor": processor(), "cores": len(os.sched_getaffinity(0))},
+        "grids": [grid.as_dict() for grid in grids],
         "runs": runs,
     }
 
@@ -90,15 +89,6 @@ def _versions(runs):
             for package, version in job["summary"].get("versions", {}).items():
                 seen.setdefault(package, set()).add(version)
     return {package: " and ".join(sorted(versions)) for package, versions in sorted(seen.items())}
-
-
-def _processor():
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def text(told):
