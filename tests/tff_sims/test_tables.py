@@ -116,7 +116,11 @@ def test_seeds_come_one_after_the_other_and_a_start_before_what_it_starts():
 def test_one_section_runs_what_it_shows_and_what_that_needs(tmp_path, no_pictures):
     assert make(tmp_path, "--only=adaptation") == 0
     runs = {name.rpartition("/")[0] for name, _ in trained(tmp_path)}
-    assert runs == {"warm-up", "iid/FP32", *(f"adaptation/{fmt}" for fmt in ("FP32", "S1E3M7", "S1E2M3"))}
+    assert runs == {
+        "warm-up",
+        "iid/FP32",
+        *(f"adaptation/{fmt}" for fmt in ("FP32", "S1E3M7", "S1E2M3")),
+    }
     assert (tmp_path / "adaptation" / "before" / "seed-1" / "summary.json").exists()
     assert make(tmp_path, "--only=ablation") == 0  # Its rows of the other section, too.
     assert (tmp_path / SPLIT / "FP32" / "seed-0" / "summary.json").exists()
@@ -245,8 +249,10 @@ def errors_of(out, run, seeds=(0, 1)):
 def test_figures_are_those_of_an_independent_calculation(whole):
     rows = grid(whole, SPLIT)
     fp32 = errors_of(whole, f"{SPLIT}/FP32")
-    for label, row in rows.items():
-        own = errors_of(whole, f"{SPLIT}/{label}")
+    assert rows["after warm-up"]["error"] == pytest.approx(errors_of(whole, "warm-up").mean())
+    assert len(rows) == 6
+    for label in ("FP32", "S1E4M14", "S1E5M10", "S1E3M7", "S1E2M3"):
+        row, own = rows[label], errors_of(whole, f"{SPLIT}/{label}")
         assert row["error"] == pytest.approx(own.mean())
         assert row["error_std"] == pytest.approx(own.std(ddof=1))
         if label == "FP32":

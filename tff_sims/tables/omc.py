@@ -10,9 +10,8 @@ import dataclasses
 from tff_sims.tables.plan import EVALUATE, Effect, Row, Run, Section, Table, Target
 
 NAME = "omc"
-FORMATS = {"S1E4M14": 19, "S1E5M10": 16, "S1E3M7": 11, "S1E2M3": 6}
-"""Format -> bits, in the order of the tables."""
-
+_FORMATS = ("S1E4M14", "S1E5M10", "S1E3M7", "S1E2M3")
+_BITS = {"FP32": 32, "S1E4M14": 19, "S1E5M10": 16, "S1E3M7": 11, "S1E2M3": 6}
 _FRACTION = 0.9
 _ERROR_LIMIT = (0.3, 3.0)  # Points above FP32, or percent of FP32's error.
 _BYTES_LIMIT = 0.42
@@ -90,7 +89,7 @@ def build(task="speech", quick=False):
     subject = TASKS[task]
     scale = subject.quick if quick else subject.full
     rows = _Rows(task, subject, scale)
-    formats = ("S1E3M7", "S1E2M3") if quick else tuple(FORMATS)
+    formats = ("S1E3M7", "S1E2M3") if quick else _FORMATS
     few = ("S1E3M7",) if quick else ("S1E3M7", "S1E2M3")
 
     sections = [
@@ -107,12 +106,8 @@ def build(task="speech", quick=False):
     ablated = ("S1E2M3",) if quick else ("S1E3M7", "S1E2M3")
     sections.append(rows.ablation(subject.split, ablated))
 
-    bits = {
-        part.name: tuple(
-            (FORMATS.get(row.label, 32), row.run)
-            for row in part.rows
-            if row.label in FORMATS or row.label == "FP32"
-        )
+    drawn = {
+        part: tuple(row for row in part.rows if row.label in _BITS)
         for part in sections
         if part.name != "ablation"
     }
@@ -127,8 +122,11 @@ def build(task="speech", quick=False):
         effects=tuple(rows.effects),
         quick=quick,
         minutes=10.0 if quick else None,
-        curves={part.title: part.rows for part in sections if part.name != "ablation"},
-        bits=bits,
+        curves={part.title: part_rows for part, part_rows in drawn.items()},
+        bits={
+            part.name: tuple((_BITS[row.label], row.run) for row in part_rows)
+            for part, part_rows in drawn.items()
+        },
     )
 
 
@@ -169,9 +167,10 @@ class _Rows:
 
     def formats(self, name, title, flags, formats, start=None):
         """FP32 and some formats at fraction 0.9, all else equal; after the warm-up by default."""
+        found = [Row("after warm-up", self._warm_up)] if self._warm_up and not start else []
         start = start or self._warm_up
         title = f"{title}; fraction {_FRACTION:g}"
-        found = [Row("FP32", self._add(f"{name}/FP32", {**flags, "method": "fp32"}, start))]
+        found.append(Row("FP32", self._add(f"{name}/FP32", {**flags, "method": "fp32"}, start)))
         for fmt in formats:
             found.append(Row(fmt, self._add(f"{name}/{fmt}", {**flags, **_omc(fmt)}, start)))
         return Section(name, title, tuple(found), baseline="FP32")
