@@ -10,6 +10,9 @@ RATE = 16000
 MEL_BANDS = 40
 """Mel bands of a frame, between 20 Hz and 7.6 kHz."""
 
+HOP_SECONDS = 0.01
+"""Seconds from one frame to the next."""
+
 _WINDOW, _HOP, _FFT = 400, 160, 512
 _LOWEST, _HIGHEST = 20.0, 7600.0
 _FLOOR = 1e-10
