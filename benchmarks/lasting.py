@@ -1,10 +1,14 @@
 """Long simulations: memory over 500 rounds, and ten kills at random moments.
 
+python -m benchmarks.lasting --out=docs/results/lasting.json     # about 25 minutes on two cores
+
 Both run `python -m tff_sims.simulate` on digits. A kill ends the whole process group with SIGKILL;
 the same command then goes on. What comes out is compared with a run that nobody interrupted.
 """
 
+import argparse
 import csv
+import itertools
 import json
 import os
 import pathlib
@@ -160,15 +164,13 @@ def _kill_row(method, kills, folder):
         harness.progress(f"{method}: kill {len(killed_at) + 1} of {kills}")
         simulation = Simulation(*flags, f"--out={broken}")
         # Every third one dies while it starts; the others some rounds later, in mid-round.
-        start, more = time.monotonic(), draw.randrange(1, 8) if len(killed_at) % 3 else 0
+        more = draw.randrange(1, 8) if len(killed_at) % 3 else 0
         done = killed_at[-1] if killed_at else 0
-        for count, done in enumerate(simulation.rounds() if more else (), 1):
-            if count == more:
-                break
-        delay = draw.uniform(0, 0.6) if more else draw.uniform(0, 12)
-        while time.monotonic() < start + delay and not more:
-            time.sleep(0.05)
-        time.sleep(delay if more else 0)
+        if more:
+            done = list(itertools.islice(simulation.rounds(), more))[-1]
+            time.sleep(draw.uniform(0, 0.6))
+        else:
+            time.sleep(draw.uniform(0, 12))
         simulation.kill()
         killed_at.append(done)
     Simulation(*flags, f"--out={broken}").process.communicate()
@@ -213,3 +215,28 @@ def _weights(folder):
 def _summary(folder):
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     return {key: value for key, value in summary.items() if key not in _NOT_COMPARED}
+
+
+def main():
+    """Prints the tables and writes them as JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", default="runs/lasting.json", help="the JSON file")
+    parser.add_argument("--quick", action="store_true", help="few rounds and kills: 3 minutes")
+    arguments = parser.parse_args()
+    tables = run(arguments.quick)
+    for table in tables:
+        table.show()
+    result = {
+        "benchmark": "lasting",
+        **harness.description(arguments.quick),
+        "tables": [table.as_dict() for table in tables],
+    }
+    out = pathlib.Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Who takes part in a round depends on (seed, round) alone, and failures are as frequent as asked."""
+"""Who takes part depends on (seed, round) alone, and failures are as frequent as asked."""
 
 import numpy as np
 import pytest

@@ -10,8 +10,14 @@ import tensorflow as tf
 from models import mlp
 from omc.errors import InputError
 from tff_sims.results import (
-    Releases, Round, curves, load_weights, read_rows, save_weights, write_summary,
-)  # fmt: skip
+    Releases,
+    Round,
+    curves,
+    load_weights,
+    read_rows,
+    save_weights,
+    write_summary,
+)
 from tff_sims.settings import Settings
 from tff_sims.simulation import stops_early
 
@@ -20,10 +26,21 @@ MEMORY = {"peak_bytes": 1, "process_peak_bytes": 2}
 
 def row(number, accuracy=0.5, seed=0, **changes):
     plain = Round(
-        seed=seed, round=number, accuracy=accuracy, master_accuracy=accuracy, train_loss=1 / 3,
-        clients=10, failed=0, stragglers=0, downlink_bytes=1e6, uplink_bytes=5e5,
-        parameter_bytes=3.5, seconds=2.0, warm=1, metrics={"wer": 1 - accuracy},
-    )  # fmt: skip
+        seed=seed,
+        round=number,
+        accuracy=accuracy,
+        master_accuracy=accuracy,
+        train_loss=1 / 3,
+        clients=10,
+        failed=0,
+        stragglers=0,
+        downlink_bytes=1e6,
+        uplink_bytes=5e5,
+        parameter_bytes=3.5,
+        seconds=2.0,
+        warm=1,
+        metrics={"wer": 1 - accuracy},
+    )
     return dataclasses.replace(plain, **changes)
 
 
