@@ -115,4 +115,6 @@ def test_one_federated_round(name, method):
     assert np.isfinite(task.evaluate(model)["accuracy"])
     counted = traffic(metrics)
     dense = sum(weight.nbytes for weight in model.get_weights())
-    assert counted["downlink_bytes"] < dense if method == "omc" else counted["downlink_bytes"] >= dense
+    assert (
+        counted["downlink_bytes"] < dense if method == "omc" else counted["downlink_bytes"] >= dense
+    )

@@ -1,7 +1,7 @@
 """Makes the spoken corpus, tells what it holds, and lets you hear and see some of it.
 
-  python -m tff_sims.speech                                 # sentences in quiet rooms
-  python -m tff_sims.speech --kind=keywords --domain=noisy --listen=DIR
+python -m tff_sims.speech                                 # sentences in quiet rooms
+python -m tff_sims.speech --kind=keywords --domain=noisy --listen=DIR
 """
 
 import argparse
@@ -94,7 +94,9 @@ def _listen(specification, folder, number=6):
         wavfile.write(place / "0.wav", RATE, (32000 * loud).astype(np.int16))
         (place / "0.txt").write_text(transcript + "\n", encoding="utf-8")
         mels = log_mel(samples)
-        axis.imshow(mels.T, origin="lower", aspect="auto", extent=(0, len(mels) * HOP_SECONDS, 0, 40))
+        axis.imshow(
+            mels.T, origin="lower", aspect="auto", extent=(0, len(mels) * HOP_SECONDS, 0, 40)
+        )
         axis.set(title=f"speaker {speaker}: {transcript}", xlabel="seconds", ylabel="mel band")
     figure.tight_layout()
     figure.savefig(folder / "features.png", dpi=110)

@@ -1,4 +1,4 @@
-"""The spoken corpus: sentences or keywords, said by speakers in their rooms, as log-mel features."""
+"""The spoken corpus: sentences or keywords, said by speakers in their rooms, as features."""
 
 import dataclasses
 import hashlib

@@ -115,5 +115,7 @@ def test_the_grammar_speaks_the_whole_vocabulary():
 
 
 def test_one_version_of_each_corpus_has_one_name():
-    kinds = [Specification(kind=kind, domain=d) for kind in corpus.KINDS for d in ("quiet", "noisy")]
+    kinds = [
+        Specification(kind=kind, domain=d) for kind in corpus.KINDS for d in ("quiet", "noisy")
+    ]
     assert len({specification.key for specification in kinds}) == 4
