@@ -4,27 +4,17 @@ import tensorflow as tf
 
 from models.conformer_layers import Block, Subsampling, glorot, relative_positions
 
+_TINY = {"width": 64, "heads": 4, "depth": 3, "kernel": 15, "channels": 16}
+_SMALL = {"width": 96, "heads": 4, "depth": 4, "kernel": 15, "channels": 32}
+_LARGE = {"width": 512, "heads": 8, "depth": 17, "kernel": 32}
+
 CONFORMERS = {
-    "tiny": {"width": 64, "heads": 4, "depth": 3, "kernel": 15, "channels": 16},
-    "small": {"width": 96, "heads": 4, "depth": 4, "kernel": 15, "channels": 32},
-    "large": {"width": 512, "heads": 8, "depth": 17, "kernel": 32},
-    "streaming_tiny": {
-        "width": 64,
-        "heads": 4,
-        "depth": 3,
-        "kernel": 15,
-        "channels": 16,
-        "streaming": True,
-    },
-    "streaming_small": {
-        "width": 96,
-        "heads": 4,
-        "depth": 4,
-        "kernel": 15,
-        "channels": 32,
-        "streaming": True,
-    },
-    "streaming_large": {"width": 512, "heads": 8, "depth": 20, "kernel": 32, "streaming": True},
+    "tiny": _TINY,
+    "small": _SMALL,
+    "large": _LARGE,
+    "streaming_tiny": {**_TINY, "streaming": True},
+    "streaming_small": {**_SMALL, "streaming": True},
+    "streaming_large": {**_LARGE, "depth": 20, "streaming": True},
 }
 """Name -> arguments of `conformer`. With 80 features and 4096 outputs, "large" has 118 M weights:
 the encoder of Conformer-L (arXiv 2005.08100, table 1; 118.8 M with its transducer's decoder, in

@@ -120,7 +120,6 @@ class Subsampling(L.Layer):
                 channels,
                 3,
                 strides=2,
-                activation="relu",
                 kernel_initializer=glorot(seed + i),
                 name=f"convolution_{i}",
             )
@@ -139,15 +138,17 @@ class Subsampling(L.Layer):
         Returns:
             (frames, valid, past): the result, its valid frames, and what the next step needs.
         """
-        x, kept = x[..., tf.newaxis], []
+        x, kept, edge = x[..., tf.newaxis], [], [2, 0] if self.causal else [1, 1]
         for convolution, before in zip(self.convolutions, past):
-            edge = [2, 0] if self.causal else [1, 1]
             if before is not None:
                 x, edge = tf.concat([before, x], 1), [0, 0]
             kept.append(x[:, -2:])
-            x = convolution(tf.pad(x, [[0, 0], edge, [1, 1], [0, 0]]))
+            # Padded first: the second convolution and this relu then need the same for backward.
+            x = tf.pad(x, [[0, 0], edge, [1, 1], [0, 0]])
+            x = convolution(tf.nn.relu(x) if len(kept) == 2 else x)
             valid = valid[:, ::2]
             x = masked(x, valid)
+        x = tf.nn.relu(x)
         flat = tf.reshape(x, [tf.shape(x)[0], tf.shape(x)[1], x.shape[2] * x.shape[3]])
         return self.project(flat), valid, tuple(kept)
 

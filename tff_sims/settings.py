@@ -149,7 +149,7 @@ def _wrong_name(settings):
     task = TASKS[settings.task]
     for flag, values in (("split", task.splits), ("domain", task.domains)):
         value = getattr(settings, flag)
-        if value is not None and value not in values:
+        if None not in (value, values) and value not in values:
             names = f"one of {', '.join(values)}" if values else "none"
             return refusal(flag, f"{names} with task {settings.task}", value)
     try:

@@ -130,7 +130,10 @@ def _define_flags():
 
 def _by_task(attribute):
     choices = {name: getattr(task, attribute) for name, task in sorted(TASKS.items())}
-    texts = [f"{name}: {', '.join(names) or 'none'}" for name, names in choices.items()]
+    texts = [
+        f"{name}: {'a folder' if names is None else ', '.join(names) or 'none'}"
+        for name, names in choices.items()
+    ]
     return f"by task, the default first ({'; '.join(texts)})."
 
 

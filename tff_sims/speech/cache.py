@@ -23,9 +23,9 @@ def folder():
 def arrays(name, make):
     """Reads arrays from the cache, or makes them and keeps them.
 
-    NAME.npz has a NAME.npz.sha256 beside it, in the format of `sha256sum -c`. A file that is absent,
-    truncated or altered is made anew. Writes go to a temporary file that then takes the place, and
-    a second process that wants the same name waits for the first.
+    NAME.npz has a NAME.npz.sha256 beside it, in the format of `sha256sum -c`. A file that is
+    absent, truncated or altered is made anew. Writes go to a temporary file that then takes the
+    place, and a second process that wants the same name waits for the first.
 
     Args:
         name: File name without its ending; has to say everything that decides the arrays.

@@ -1,8 +1,4 @@
-"""The spoken corpus: sentences or keywords, said by speakers in their rooms, as log-mel features.
-
-  python -m tff_sims.speech.corpus --domain=noisy                # make it, tell what it holds
-  python -m tff_sims.speech.corpus --domain=noisy --listen=DIR   # a few wavs, and their pictures
-"""
+"""The spoken corpus: sentences or keywords, said by speakers in their rooms, as features."""
 
 import dataclasses
 import hashlib
@@ -139,13 +135,3 @@ def utterance(specification, speaker, number):
     before, after = rng.integers(0, features.RATE // 16, 2)
     dry = np.pad(dry, (before, after))
     return transcript, record(dry, features.RATE, who.room, rng)
-
-
-def _main():
-    from tff_sims.speech.listening import main
-
-    main(__doc__)
-
-
-if __name__ == "__main__":
-    _main()

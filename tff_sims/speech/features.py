@@ -10,6 +10,9 @@ RATE = 16000
 MEL_BANDS = 40
 """Mel bands of a frame, between 20 Hz and 7.6 kHz."""
 
+HOP_SECONDS = 0.01
+"""Seconds from one frame to the next."""
+
 _WINDOW, _HOP, _FFT = 400, 160, 512
 _LOWEST, _HIGHEST = 20.0, 7600.0
 _FLOOR = 1e-10
@@ -32,7 +35,7 @@ def resample(samples, rate):
     return signal.resample_poly(samples, up, down, window=_low_pass(max(up, down)))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _low_pass(factor):
     # What resample_poly would design, in a time that would be longer than the filtering.
     return signal.firwin(20 * factor + 1, 1 / factor, window=("kaiser", 5.0))
@@ -61,7 +64,7 @@ def log_mel(samples):
     return logs.astype(np.float32)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def mel_matrix():
     """Triangular filters, evenly spaced on the mel scale 2595 log10(1 + f / 700) (HTK).
 

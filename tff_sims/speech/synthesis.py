@@ -1,4 +1,4 @@
-"""Text to speech with eSpeak NG, which the package espeakng-loader ships as a library with voices."""
+"""Text to speech with eSpeak NG: the package espeakng-loader ships its library and voices."""
 
 import _ctypes
 import ctypes
