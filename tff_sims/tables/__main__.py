@@ -59,8 +59,7 @@ def main(arguments=None, python=(sys.executable,)):
         return _refuse(
             f"--docs: expected a folder with the page {page.name}, but got {page.parent}."
         )
-    suffix = "-quick" if arguments.quick else ""
-    folder = Folder(arguments.out or f"runs/tables/{table.name}{suffix}")
+    folder = Folder(arguments.out or _default_folder(table, module, task))
     try:
         folder.check(table)
         if arguments.list:
@@ -86,11 +85,17 @@ def _parse(arguments):
     parser.add_argument("--task", help="task to learn; the table's own by default")
     parser.add_argument("--quick", action="store_true", help="short form: ends in 10 minutes")
     parser.add_argument("--only", help="name of the only section to run (see --list)")
-    parser.add_argument("--out", help="folder of the runs; runs/tables/TABLE by default")
+    parser.add_argument("--out", help="folder of the runs; one in runs/tables by default")
     parser.add_argument("--list", action="store_true", help="list the runs, run nothing")
     parser.add_argument("--report", action="store_true", help="show what is there, run nothing")
     parser.add_argument("--docs", type=pathlib.Path, help="folder whose page TABLE.md to fill in")
     return parser.parse_args(arguments)
+
+
+def _default_folder(table, module, task):
+    """runs/tables/TABLE, with what differs from the usual in its name."""
+    unusual = [task] if task != next(iter(module.TASKS)) else []
+    return "runs/tables/" + "-".join([table.name, *unusual, *(["quick"] if table.quick else [])])
 
 
 def _refuse(message):

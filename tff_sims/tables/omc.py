@@ -65,6 +65,13 @@ TASKS = {
         full=Scale(120, 40, 20, 8, 5, (0, 1, 2)),
         quick=Scale(0, 2, 1, 4, 1, (0,)),
     ),
+    "keywords": Subject(
+        metric="error",
+        split="speaker",
+        domains=("quiet", "noisy"),
+        full=Scale(0, 60, 20, 10, 5, (0, 1, 2)),
+        quick=Scale(0, 5, 3, 5, 5, (0,)),
+    ),
     "digits": Subject(
         metric="error",
         split="dirichlet",

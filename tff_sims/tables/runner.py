@@ -53,13 +53,14 @@ def run_jobs(jobs, folder, minutes=None, show=print, python=(sys.executable,)):
         name = f"run {number} of {len(jobs)}, {run.name} with seed {seed}"
         if folder.finished(run.name, seed):
             continue
-        if run.start and not folder.finished(run.start, seed):
-            problem = f"it starts from {run.start}, which is not finished"
-        elif minutes is not None and clock.seconds + (clock.estimate(run) or 0) > 60 * minutes:
+        late = minutes is not None and clock.seconds + (clock.estimate(run) or 0) > 60 * minutes
+        if late or (run.start, seed) in outcome.left:
             if not outcome.left:
                 show(f"{name}: left for another time, as are all that would end too late")
             outcome.left.append((run.name, seed))
             continue
+        if run.start and not folder.finished(run.start, seed):
+            problem = f"it starts from {run.start}, which is not finished"
         else:
             show(f"{name}: begins; {clock.left()} left")
             problem = _run(
@@ -90,21 +91,24 @@ def _run(run, seed, folder, python, clock, show):
             time.sleep(_POLL)
             if time.perf_counter() - shown > _SHOW:
                 shown = time.perf_counter()
+                record.seconds = before.seconds + shown - start  # Should we be killed, too.
+                folder.write(run.name, seed, record)
                 done, total = _rounds(log, begin)
                 clock.running((run.name, seed), done, total, shown - start)
-                show(f"round {done} of {total}; {clock.left()} left" if total else "starting")
+                what = f"round {done} of {total}" if total else _last_line(log, begin) or "starting"
+                show(f"{what}; {clock.left()} left")
     except BaseException:  # Ctrl-C and the like: the job has to end before we do.
         process.terminate()
         process.wait()
         raise
-    record.seconds += time.perf_counter() - start
+    record.seconds = before.seconds + time.perf_counter() - start
     record.status = process.returncode
     folder.write(run.name, seed, record)
     if process.returncode == 0 and folder.finished(run.name, seed):
         show(f"done in {clock_text(time.perf_counter() - start)}")
         return None
-    lines = [line for line in _tail(log, begin).decode(errors="replace").splitlines() if line]
-    return f"exit status {process.returncode}: {lines[-1] if lines else 'no output'} (see {log})"
+    said = _last_line(log, begin) or "no output"
+    return f"exit status {process.returncode}: {said} (see {log})"
 
 
 def _end_with_parent():
@@ -116,6 +120,12 @@ def _rounds(log, begin):
     """(rounds done, rounds in all) that a job told of last; (0, 0) before its first."""
     found = _ROUNDS.findall(_tail(log, begin))
     return tuple(map(int, found[-1])) if found else (0, 0)
+
+
+def _last_line(log, begin):
+    """What a job said last, one line; lines that overwrite each other are lines, too."""
+    lines = _tail(log, begin).decode(errors="replace").replace("\r", "\n").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _tail(log, begin):
