@@ -26,11 +26,14 @@ class Record:
     Attributes:
         arguments: Arguments of Python that run it, a list of str.
         seconds: Time that all attempts took so far.
+        cpu_seconds: CPU time of all attempts that were not killed, over all cores: what tells of
+            the work on a machine that has other work, too.
         status: Exit status of the last attempt; None where it has not ended by itself.
     """
 
     arguments: list
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     status: Optional[int] = None
 
 

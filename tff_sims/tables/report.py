@@ -77,6 +77,7 @@ def _job(run, seed, folder, summary):
     return {
         "command": shlex.join(["python", *run.arguments(seed, relative)]),
         "seconds": round(record.seconds, 1) if record else 0.0,
+        "cpu_seconds": round(record.cpu_seconds, 1) if record else 0.0,
         "summary": {key: value for key, value in summary.items() if key != "command"},
     }
 

@@ -7,6 +7,7 @@ given again: finished jobs are kept, and a simulation resumes from its own check
 import ctypes
 import dataclasses
 import re
+import resource
 import signal
 import statistics
 import subprocess
@@ -76,10 +77,11 @@ def _run(run, seed, folder, python, clock, show):
     """Runs one job; returns None, or why it failed."""
     arguments = run.arguments(seed, folder.of)
     before = folder.record(run.name, seed) or Record(arguments)
-    record = Record(arguments, before.seconds)
+    record = Record(arguments, before.seconds, before.cpu_seconds)
     folder.write(run.name, seed, record)
     log = folder.of(run.name, seed) / "log.txt"
-    start = shown = time.perf_counter()
+    start, cpu = time.perf_counter(), _children_cpu()
+    shown = start
     # Into a file: a pipe would be held open by TFF's worker, should that outlive its program.
     with open(log, "ab") as output:
         begin = output.tell()
@@ -102,6 +104,7 @@ def _run(run, seed, folder, python, clock, show):
         process.wait()
         raise
     record.seconds = before.seconds + time.perf_counter() - start
+    record.cpu_seconds = before.cpu_seconds + _children_cpu() - cpu
     record.status = process.returncode
     folder.write(run.name, seed, record)
     if process.returncode == 0 and folder.finished(run.name, seed):
@@ -109,6 +112,12 @@ def _run(run, seed, folder, python, clock, show):
         return None
     said = _last_line(log, begin) or "no output"
     return f"exit status {process.returncode}: {said} (see {log})"
+
+
+def _children_cpu():
+    """CPU seconds of all processes that have ended below this one."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _end_with_parent():
