@@ -66,8 +66,10 @@ def error_curves(panels, path, label):
     figure, grid = plt.subplots(
         len(panels), 2, figsize=(10, 3.4 * len(panels)), sharey="row", squeeze=False
     )
+    names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
     for (title, runs), (left, right) in zip(panels.items(), grid):
-        for index, (name, curves) in enumerate(runs.items()):
+        for name, curves in runs.items():
+            color = f"C{names.index(name)}"  # The same in every panel.
             rounds = [point[0] for point in min(curves, key=len)]
             errors = [[point[1] for point in curve[: len(rounds)]] for curve in curves]
             megabytes = [[point[2] for point in curve[: len(rounds)]] for curve in curves]
@@ -75,8 +77,8 @@ def error_curves(panels, path, label):
             low, high = ([pick(column) for column in zip(*errors)] for pick in (min, max))
             across = [sum(column) / len(column) for column in zip(*megabytes)]
             for axes, x in ((left, rounds), (right, across)):
-                axes.plot(x, mean, color=f"C{index}", label=name, linewidth=1.6)
-                axes.fill_between(x, low, high, color=f"C{index}", alpha=0.15, linewidth=0)
+                axes.plot(x, mean, color=color, label=name, linewidth=1.6, marker=".")
+                axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
         left.set_title(title, loc="left", fontsize=10)
         left.set_ylabel(label)
         left.set_xlabel("round")
