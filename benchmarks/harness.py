@@ -1,6 +1,5 @@
 """What all benchmarks share: interleaved timing, fresh processes, tables, the run's description."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -12,59 +11,13 @@ import sys
 import time
 from importlib import metadata
 
+from tff_sims.machine import processor
+from tff_sims.tables.grid import Grid as Table  # noqa: F401 - what benchmarks return
+from tff_sims.tables.grid import formatted  # noqa: F401
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PACKAGES = ("tensorflow", "keras", "numpy", "ml_dtypes", "safetensors")
 _RESULT = "result:"
-
-
-@dataclasses.dataclass
-class Table:
-    """Measured rows, and how to print them.
-
-    Attributes:
-        name: Short name, unique in its benchmark; docs/benchmarks.md refers to it.
-        title: What the table shows, one line.
-        columns: List of (key of a row, heading, format spec); a missing value prints as "-".
-        rows: List of dicts of plain values.
-    """
-
-    name: str
-    title: str
-    columns: list
-    rows: list = dataclasses.field(default_factory=list)
-
-    def as_dict(self):
-        """The table as plain lists and dicts, for JSON."""
-        return dataclasses.asdict(self)
-
-    def __str__(self):
-        lines = [[heading for _, heading, _ in self.columns]]
-        lines += [self.cells(row) for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if spec == "" else cell.rjust(width)
-                for cell, width, (_, _, spec) in zip(line, widths, self.columns)
-            ).rstrip()
-            for line in lines
-        )
-
-    def cells(self, row):
-        """One row as a list of strings."""
-        return [formatted(row.get(key), spec) for key, _, spec in self.columns]
-
-    def show(self):
-        """Prints the table under its title."""
-        print(f"\n{self.title}\n{self}", flush=True)
-
-
-def formatted(value, spec):
-    """A value as text: "-" for None, yes or no for a truth value."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return format(value, spec)
 
 
 def target(what, measured, limit, at_most):
@@ -169,18 +122,7 @@ def description(quick):
             "python": platform.python_version(),
             **{package: metadata.version(package) for package in _PACKAGES},
         },
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "native_ops": kernels.available(),
     }
-
-
-def _processor():
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    wide = [name for name in ("avx2", "avx512f") if name in fields.get("flags", "").split()]
-    return " ".join([fields.get("model name", platform.processor()), *wide])

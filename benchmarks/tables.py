@@ -64,16 +64,8 @@ def filled(page, results):
 
 def markdown(result):
     """All tables of one benchmark, and what it ran on, as Markdown."""
-    parts = []
-    for fields in result["tables"]:
-        table = harness.Table(**fields)
-        if not table.rows:
-            continue
-        lines = [[heading for _, heading, _ in table.columns]]
-        lines.append(["---" if spec == "" else "--:" for _, _, spec in table.columns])
-        lines += [table.cells(row) for row in table.rows]
-        parts.append(f"**{table.title}**")
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    tables = [harness.Table(**fields) for fields in result["tables"]]
+    parts = [table.markdown() for table in tables if table.rows]
     parts.append(_source(result))
     return "\n" + "\n\n".join(parts) + "\n\n"
 

@@ -54,6 +54,60 @@ def accuracy_curves(runs, path):
     _finish(figure, [left, right], path)
 
 
+def error_curves(panels, path, label):
+    """Draws errors over rounds and over a client's bytes: one line of pictures for each panel.
+
+    Args:
+        panels: Dict of title -> dict of label -> list of curves (one a seed), each a list of
+            (round, error, megabytes up to that round). The mean is drawn over the seeds' spread.
+        path: File to write.
+        label: Name of the error.
+    """
+    figure, grid = plt.subplots(
+        len(panels), 2, figsize=(10, 3.4 * len(panels)), sharey="row", squeeze=False
+    )
+    names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
+    for (title, runs), (left, right) in zip(panels.items(), grid):
+        for name, curves in runs.items():
+            color = f"C{names.index(name)}"  # The same in every panel.
+            rounds = [point[0] for point in min(curves, key=len)]
+            errors = [[point[1] for point in curve[: len(rounds)]] for curve in curves]
+            megabytes = [[point[2] for point in curve[: len(rounds)]] for curve in curves]
+            mean = [sum(column) / len(column) for column in zip(*errors)]
+            low, high = ([pick(column) for column in zip(*errors)] for pick in (min, max))
+            across = [sum(column) / len(column) for column in zip(*megabytes)]
+            for axes, x in ((left, rounds), (right, across)):
+                axes.plot(x, mean, color=color, label=name, linewidth=1.6, marker=".")
+                axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+        left.set_title(title, loc="left", fontsize=10)
+        left.set_ylabel(label)
+        left.set_xlabel("round")
+        right.set_xlabel("megabytes through one client (down + up)")
+        left.legend(fontsize=8)
+    _finish(figure, list(grid.flat), path)
+
+
+def error_over_bits(series, path, label):
+    """Draws errors against the bits of a stored weight, with the range over the seeds.
+
+    Args:
+        series: Dict of name -> list of (bits, mean error, lowest, highest).
+        path: File to write.
+        label: Name of the error.
+    """
+    figure, axes = plt.subplots(figsize=(6.5, 4))
+    for name, points in series.items():
+        bits, mean, low, high = zip(*points)
+        below = [m - value for m, value in zip(mean, low)]
+        above = [value - m for m, value in zip(mean, high)]
+        axes.errorbar(bits, mean, [below, above], marker="o", capsize=3, label=name)
+    axes.set_xticks(sorted({point[0] for points in series.values() for point in points}))
+    axes.set_xlabel("bits of a quantized weight")
+    axes.set_ylabel(label)
+    axes.legend()
+    _finish(figure, [axes], path)
+
+
 def _finish(figure, all_axes, path):
     for axes in all_axes:
         axes.grid(True, alpha=0.3)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from tff_sims import demo
-from tff_sims.simulate import check
-from tff_sims.simulation import Settings
+from tff_sims.settings import Settings, check
 from tff_sims.tasks.base import dirichlet_split
 from tff_sims.tasks.digits import digits
 
@@ -64,6 +63,19 @@ def test_results_are_complete_and_smaller(runs):
         assert omc[key] < 0.8 * fp32[key]
 
 
+def test_a_finished_run_is_left_alone_and_another_is_refused(runs):
+    out = runs[1] / "fp32"
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.is_file()}
+    flags = ("--rounds=2", "--clients_per_round=3", "--seed=4", "--method=fp32", f"--out={out}")
+    done = simulate(*flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith("finished already") and "[1/2]" not in done.stdout
+    done = simulate(*flags, "--alpha=0.1")
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+    assert "alpha was 0.5, is 0.1" in done.stderr
+    assert before == {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.is_file()}
+
+
 def test_the_table_sets_both_side_by_side(runs):
     text = demo.table(runs[0]["fp32"], runs[0]["omc"])
     assert "FP32 FedAvg" in text and "OMC S1E3M7" in text
@@ -86,6 +98,18 @@ def test_the_table_sets_both_side_by_side(runs):
         ("--learning_rate", dict(learning_rate=-1.0)),
         ("--rounding", dict(rounding="down")),
         ("--uplink", dict(uplink="both")),
+        ("--transform", dict(transform="log")),
+        ("--split", dict(split="alphabetical")),
+        ("--domain", dict(domain="noisy")),
+        ("--dropout", dict(dropout=1.0)),
+        ("--stragglers", dict(stragglers=-0.1)),
+        ("--target", dict(target=95.0)),
+        ("--stop_after", dict(stop_after=0)),
+        ("--evaluate_every", dict(evaluate_every=0)),
+        ("--checkpoint_seconds", dict(checkpoint_seconds=-1.0)),
+        ("--seed", dict(seed=-1)),
+        ("--clients", dict(clients=0)),
+        ("--init", dict(init="no/such/folder")),
     ],
 )
 def test_a_wrong_setting_is_one_line(flag, changes, tmp_path):
@@ -119,10 +143,11 @@ def test_help_explains_itself():
 
 def test_digits_is_split_without_overlap_and_by_seed():
     task, again, other = digits(3), digits(3), digits(4)
-    assert len(task.clients) >= 60
-    sizes = [len(labels) for _, labels in task.clients]
+    assert task.num_clients == 60
+    sizes = [len(task.examples(client)[1]) for client in range(60)]
     assert sum(sizes) + len(task.test[1]) == 1797 and min(sizes) >= 2
-    np.testing.assert_array_equal(task.clients[7][0], again.clients[7][0])
+    assert sizes[task.largest_client] == max(sizes)
+    np.testing.assert_array_equal(task.examples(7)[0], again.examples(7)[0])
     assert not np.array_equal(task.test[1], other.test[1])
 
 

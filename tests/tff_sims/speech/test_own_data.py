@@ -1,0 +1,103 @@
+"""A user's own recordings: folders of wavs and ClientData give the corpus that they should."""
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from scipy.io import wavfile
+
+from omc.errors import InputError
+from tff_sims.speech import own_data
+from tff_sims.speech.features import log_mel, resample
+from tff_sims.speech.synthesis import RATE, Voice, synthesize
+from tff_sims.tasks.recordings import recordings
+
+SAID = {"amy": ("go left", "Stop  now\n"), "bob": ("stop",), "eve": ("go",)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for speaker, said in SAID.items():
+        for number, text in enumerate(said):
+            place = tmp_path / speaker / f"day{number}"
+            place.mkdir(parents=True)
+            wavfile.write(place / "a.wav", RATE, synthesize(text, Voice()))
+            (place / "a.txt").write_text(text)
+    return tmp_path
+
+
+def test_a_folder_becomes_a_corpus(folder):
+    corpus = own_data.from_folder(folder)
+    assert corpus.transcripts == ["go left", "stop now", "stop", "go"]
+    assert corpus.speakers.tolist() == [0, 0, 1, 2]
+    assert corpus.test.tolist() == [False, False, False, True]
+    expected = log_mel(resample(synthesize("stop", Voice()) / 32768.0, RATE))
+    np.testing.assert_allclose(corpus.features[2], expected, atol=1e-5)
+    assert own_data.vocabulary(corpus) == ("go", "left", "now", "stop")
+    assert own_data.from_folder(folder, ["amy"]).test.tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("kind", ["float", "stereo", "bytes", "wide"])
+def test_all_kinds_of_wav_are_read(folder, kind):
+    samples = synthesize("stop", Voice())
+    written = {
+        "float": (samples / 32768.0).astype(np.float32),
+        "stereo": np.stack([samples, samples], axis=1),
+        "bytes": (samples // 256 + 128).astype(np.uint8),
+        "wide": samples.astype(np.int32) * 65536,
+    }[kind]
+    before = own_data.from_folder(folder).features[2]
+    wavfile.write(folder / "bob" / "day0" / "a.wav", RATE, written)
+    after = own_data.from_folder(folder).features[2]
+    assert np.corrcoef(after.ravel(), before.ravel())[0, 1] > (0.8 if kind == "bytes" else 0.9999)
+
+
+def test_folders_are_refused(folder, tmp_path):
+    for break_it, message in (
+        (lambda: (folder / "bob" / "day0" / "a.txt").write_text(" "), "words and sound"),
+        (lambda: (folder / "bob" / "day0" / "a.txt").unlink(), "transcript.*bob"),
+        (lambda: (folder / "bob" / "day0" / "a.wav").write_bytes(b"RIFF"), "can be read.*bob"),
+    ):
+        break_it()
+        with pytest.raises(InputError, match=message):
+            own_data.from_folder(folder)
+    with pytest.raises(InputError, match="two or more"):
+        own_data.from_folder(tmp_path / "absent")
+
+
+def test_test_speakers_are_some_of_the_speakers(folder):
+    for names in (["nobody"], ["amy", "bob", "eve"], []):
+        with pytest.raises(InputError, match="some, not all"):
+            own_data.from_folder(folder, names)
+
+
+def test_client_data_becomes_the_same_corpus(folder):
+    def examples(said):
+        return collections.OrderedDict(
+            audio=[np.pad(synthesize(text, Voice()), (0, 0)) for text in said],
+            transcript=list(said),
+        )
+
+    data = {name: examples(said) for name, said in SAID.items() if name != "amy"}
+    corpus = own_data.from_client_data(tff.simulation.datasets.TestClientData(data), RATE)
+    expected = own_data.from_folder(folder).features
+    assert corpus.transcripts == ["stop", "go"] and corpus.test.tolist() == [False, True]
+    for found, own in zip(corpus.features, expected[2:]):
+        np.testing.assert_allclose(found, own, atol=1e-5)
+
+
+def test_client_data_without_transcripts_is_refused():
+    data = {name: collections.OrderedDict(audio=tf.zeros([1, 800])) for name in "ab"}
+    with pytest.raises(InputError, match="transcript.*audio"):
+        own_data.from_client_data(tff.simulation.datasets.TestClientData(data), RATE)
+
+
+def test_recordings_are_a_task(folder):
+    task = recordings(domain=str(folder))
+    assert task.num_clients == 2 and task.vocabulary == ("go", "left", "now", "stop")
+    (folder / "amy" / "day1" / "a.txt").write_text("stop")
+    assert len(recordings(domain=str(folder)).vocabulary) == 32  # Now those of the task speech.
+    with pytest.raises(InputError, match="domain"):
+        recordings()

@@ -1,0 +1,78 @@
+"""Stands in for tff_sims.simulate and tff_sims.evaluate: their flags and files, made-up figures.
+
+python stub.py -m tff_sims.simulate --flag=value ...
+
+Figures depend on the flags and the seed alone. Like the real one it keeps a checkpoint after each
+round and goes on from there. STUB_FAIL is the end of the name of a folder that fails,
+STUB_SECONDS the time of a round.
+"""
+
+import csv
+import json
+import os
+import pathlib
+import random
+import sys
+import time
+
+DENSE = 1_000_000
+BITS = {"S1E4M14": 19, "S1E5M10": 16, "S1E3M7": 11, "S1E2M3": 6}
+
+
+def main():
+    flags = dict(argument[2:].split("=", 1) for argument in sys.argv[3:])
+    out = pathlib.Path(flags.pop("out"))
+    out.mkdir(parents=True, exist_ok=True)
+    start = flags.pop("init", None)
+    if start is not None:
+        assert (pathlib.Path(start) / f"weights-{flags['seed']}.npz").exists(), start
+    fail = os.environ.get("STUB_FAIL")
+    if fail and str(out).endswith(fail):
+        sys.exit("something broke\nValueError: the reason")
+    rng = random.Random(json.dumps(flags))
+    share = 1.0 if flags.get("method") == "fp32" else BITS.get(flags.get("format"), 32) / 32
+    figures = {"accuracy": rng.uniform(0.5, 0.9), "method": flags.get("method")}
+    if flags["task"] == "speech":
+        figures["wer"] = 1 - figures["accuracy"]
+    if sys.argv[2].endswith("simulate"):
+        rows = rounds(flags, out, rng, share)
+        figures.update(
+            parameter_bytes=round(DENSE * share),
+            dense_parameter_bytes=DENSE,
+            peak_memory_bytes=round(3 * DENSE * (0.4 + 0.6 * share)),
+            downlink_bytes_per_client_round=rows[0]["downlink_bytes"],
+            uplink_bytes_per_client_round=rows[0]["uplink_bytes"],
+            rounds_per_minute=rng.uniform(50, 60),
+            versions={"omc": "0", "tensorflow": "2"},
+        )
+        (out / f"weights-{flags['seed']}.npz").write_bytes(b"weights")
+    (out / "summary.json").write_text(json.dumps(figures))
+
+
+def rounds(flags, out, rng, share):
+    checkpoint, total, rows = out / "checkpoint", int(flags["rounds"]), []
+    done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    for number in range(1, total + 1):
+        rows.append(
+            dict(
+                round=number,
+                accuracy=rng.uniform(0.1, 0.9),
+                downlink_bytes=round(DENSE * share) + 99,
+                uplink_bytes=round(DENSE * share) + 44,
+            )
+        )
+        if number > done:
+            time.sleep(float(os.environ.get("STUB_SECONDS", 0)))
+            with open(out / "trained", "a") as file:
+                file.write(f"{number}\n")
+            checkpoint.write_text(str(number))
+            print(f"[{number}/{total}] seed {flags['seed']}", flush=True)
+    with open(out / "rounds.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A spoken corpus made offline: synthesis, speakers, rooms, features, words; a user's own data."""

@@ -1,0 +1,123 @@
+"""A user's own recordings as a corpus: a folder of wav files, or a TFF `ClientData`."""
+
+import pathlib
+
+import numpy as np
+from scipy.io import wavfile
+
+from omc.errors import InputError
+from tff_sims.speech.corpus import Corpus
+from tff_sims.speech.features import log_mel, resample
+
+_TIP = "docs/own_data.md shows the layout."
+
+
+def from_folder(folder, test_speakers=None):
+    """Reads FOLDER/SPEAKER/**/NAME.wav, each with its transcript in NAME.txt beside it.
+
+    Args:
+        folder: The folder. The folders directly in it are the speakers, and so the clients.
+        test_speakers: Names of the speakers that are held out; None for the last fifth in
+            alphabetical order, at least one.
+
+    Returns:
+        `corpus.Corpus`; speakers are numbered in alphabetical order. Transcripts are in lower case,
+        with single blanks. Of several channels the mean is taken.
+
+    Raises:
+        InputError: No such folder, fewer than two speakers, a recording that cannot be read, has no
+            transcript or no words, or a test speaker that is none of the speakers.
+    """
+    folder = pathlib.Path(folder)
+    speakers = sorted(path for path in folder.glob("*") if path.is_dir())
+    spoken = {path.name: [_read(wav) for wav in sorted(path.rglob("*.wav"))] for path in speakers}
+    spoken = {name: utterances for name, utterances in spoken.items() if utterances}
+    if len(spoken) < 2:
+        found = f"{len(spoken)} in {str(folder)!r}"
+        raise InputError("folder", "two or more speakers' folders of wav files", found, _TIP)
+    return _corpus(spoken, test_speakers)
+
+
+def from_client_data(client_data, rate, test_speakers=None):
+    """Reads a `tff.simulation.datasets.ClientData`: every client is a speaker.
+
+    Args:
+        client_data: Its examples are mappings with "audio" (float [samples] from -1 to 1, or int16)
+            and "transcript" (string).
+        rate: Samples a second of the audio.
+        test_speakers: Ids of clients that are held out; None as in `from_folder`.
+
+    Returns:
+        `corpus.Corpus`, as `from_folder`.
+
+    Raises:
+        InputError: An example lacks audio or a transcript, fewer than two clients, or as
+            `from_folder`.
+    """
+    spoken = {}
+    for client in sorted(client_data.client_ids):
+        examples = client_data.create_tf_dataset_for_client(client).as_numpy_iterator()
+        spoken[client] = [_example(example, client, rate) for example in examples]
+    if len(spoken) < 2:
+        raise InputError("client_data", "two or more clients", len(spoken), _TIP)
+    return _corpus(spoken, test_speakers)
+
+
+def vocabulary(corpus):
+    """All words of a corpus, in alphabetical order.
+
+    Args:
+        corpus: `corpus.Corpus`.
+
+    Returns:
+        Tuple of str.
+    """
+    return tuple(sorted({word for text in corpus.transcripts for word in text.split()}))
+
+
+def _read(wav):
+    try:
+        rate, samples = wavfile.read(wav)
+        transcript = wav.with_suffix(".txt").read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        expected = "recordings that can be read, each with a transcript"
+        raise InputError("folder", expected, f"{str(wav)!r} ({error})", _TIP) from error
+    return _utterance(samples, transcript, rate, str(wav))
+
+
+def _example(example, client, rate):
+    if not isinstance(example, dict) or not {"audio", "transcript"} <= set(example):
+        found = sorted(example) if isinstance(example, dict) else type(example).__name__
+        expected = 'examples with "audio" and "transcript"'
+        raise InputError("client_data", expected, f"{found} of client {client!r}", _TIP)
+    return _utterance(example["audio"], example["transcript"].decode("utf-8"), rate, client)
+
+
+def _utterance(samples, transcript, rate, where):
+    transcript = " ".join(transcript.lower().split())
+    if not transcript or not len(samples):
+        raise InputError("transcript", "words and sound", f"{transcript!r} at {where!r}", _TIP)
+    samples = np.asarray(samples)
+    if samples.dtype.kind in "iu":
+        samples = samples / 2.0 ** (8 * samples.itemsize - 1) - (samples.dtype.kind == "u")
+    if samples.ndim == 2:
+        samples = samples.mean(axis=1)
+    return log_mel(resample(samples.astype(np.float64), rate)), transcript
+
+
+def _corpus(spoken, test_speakers):
+    names = list(spoken)
+    if test_speakers is None:
+        test_speakers = names[-max(1, len(names) // 5) :]
+    unknown = sorted(set(test_speakers) - set(names))
+    if unknown or not 0 < len(set(test_speakers)) < len(names):
+        expected = f"some, not all, of {', '.join(names)}"
+        raise InputError("test_speakers", expected, unknown or list(test_speakers))
+    speakers = np.repeat(np.arange(len(names)), [len(spoken[name]) for name in names])
+    utterances = [utterance for name in names for utterance in spoken[name]]
+    return Corpus(
+        features=[features for features, _ in utterances],
+        transcripts=[transcript for _, transcript in utterances],
+        speakers=speakers,
+        test=np.isin(speakers, [names.index(name) for name in test_speakers]),
+    )

@@ -1,0 +1,152 @@
+"""Makes a paper's table: runs everything it needs, keeps what is finished, and shows it.
+
+  python -m tff_sims.tables omc                    # all of it: hours; stop and go on at any time
+  python -m tff_sims.tables omc --quick            # ten minutes, for a look at the whole
+  python -m tff_sims.tables omc --only=iid         # one section
+  python -m tff_sims.tables omc --list             # what is run, and what is finished
+  python -m tff_sims.tables omc --report           # shows what is finished, runs nothing
+  python -m tff_sims.tables omc --report --docs=docs/results    # writes the page, too
+
+Each run has its own folder in --out. The same command goes on where it stopped, killed or not;
+what is finished is never run again. Exit status: 0, or 1 where a run failed.
+"""
+
+import argparse
+import importlib
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before the pictures import TensorFlow.
+
+from tff_sims.tables import report  # noqa: E402
+from tff_sims.tables.folder import Folder, FolderError  # noqa: E402
+from tff_sims.tables.runner import run_jobs  # noqa: E402
+
+TABLES = ("omc",)  # Each a module of this package with TASKS and build(task, quick) -> plan.Table.
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line, as for every mistake of a user."""
+        print(f"{message}; see --help.", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(arguments=None, python=(sys.executable,)):
+    """Runs the command line.
+
+    Args:
+        arguments: List of str; None for those of the command line.
+        python: Command that runs a job's arguments, a sequence of str.
+
+    Returns:
+        The exit status.
+    """
+    arguments = _parse(arguments)
+    module = importlib.import_module(f"tff_sims.tables.{arguments.table}")
+    task = arguments.task or next(iter(module.TASKS))
+    if task not in module.TASKS:
+        return _refuse(f"--task: expected one of {', '.join(module.TASKS)}, but got {task!r}.")
+    table = module.build(task, arguments.quick)
+    sections = [section.name for section in table.sections]
+    if arguments.only not in (None, *sections):
+        return _refuse(
+            f"--only: expected one of {', '.join(sections)}, but got {arguments.only!r}."
+        )
+    page = arguments.docs and arguments.docs / f"{table.name}.md"
+    if page and not page.is_file():
+        return _refuse(
+            f"--docs: expected a folder with the page {page.name}, but got {page.parent}."
+        )
+    folder = Folder(arguments.out or _default_folder(table, module, task))
+    try:
+        folder.check(table)
+        if arguments.list:
+            _list(table, arguments.only, folder)
+            return 0
+        with folder.locked():
+            return _make(table, arguments, folder, python)
+    except FolderError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+def _parse(arguments):
+    parser = _Parser(
+        prog="python -m tff_sims.tables",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("table", choices=TABLES, help="whose table")
+    parser.add_argument("--task", help="task to learn; the table's own by default")
+    parser.add_argument("--quick", action="store_true", help="short form: ends in 10 minutes")
+    parser.add_argument("--only", help="name of the only section to run (see --list)")
+    parser.add_argument("--out", help="folder of the runs; one in runs/tables by default")
+    parser.add_argument("--list", action="store_true", help="list the runs, run nothing")
+    parser.add_argument("--report", action="store_true", help="show what is there, run nothing")
+    parser.add_argument("--docs", type=pathlib.Path, help="folder whose page TABLE.md to fill in")
+    return parser.parse_args(arguments)
+
+
+def _default_folder(table, module, task):
+    """runs/tables/TABLE, with what differs from the usual in its name."""
+    unusual = [task] if task != next(iter(module.TASKS)) else []
+    return "runs/tables/" + "-".join([table.name, *unusual, *(["quick"] if table.quick else [])])
+
+
+def _refuse(message):
+    print(message, file=sys.stderr)
+    return 2
+
+
+def _list(table, only, folder):
+    """Prints every run, by section, and which of its seeds are finished."""
+    for section in table.sections:
+        if only not in (None, section.name):
+            continue
+        print(f"\n{section.name}: {section.title}")
+        for row in section.rows:
+            done = [str(seed) for seed in table.seeds if folder.finished(row.run, seed)]
+            state = f"seeds {', '.join(done)} finished" if done else "nothing finished"
+            print(f"  {row.label:24}  {row.run:32}  {state}")
+    jobs = table.jobs(only)
+    done = [job for job in jobs if folder.finished(job[0].name, job[1])]
+    print(f"\n{len(done)} of {len(jobs)} runs finished in {folder.path}")
+
+
+def _make(table, arguments, folder, python):
+    """Runs and shows; returns the exit status."""
+    failed, left = [], []
+    if not arguments.report:
+        jobs = table.jobs(arguments.only)
+        done = sum(folder.finished(run.name, seed) for run, seed in jobs)
+        print(f"{table.title}: {len(jobs)} runs, {done} of them finished, in {folder.path}")
+        outcome = run_jobs(jobs, folder, table.minutes, _show, python)
+        failed, left = outcome.failed, outcome.left
+    told = report.result(table, folder)
+    if not told["finished"]:
+        print(f"nothing is finished in {folder.path}", file=sys.stderr)
+        return 1
+    names = report.write(told, table, folder)
+    print(f"\n{report.text(told)}\n\n{folder.path}: {', '.join(names)}")
+    if arguments.docs:
+        report.publish(table, folder, names, arguments.docs)
+        print(f"{arguments.docs / table.name}.md is filled in")
+    if left:
+        minutes = f"{table.minutes:g} minutes"
+        print(f"{len(left)} runs were left out to end within {minutes}; the same command goes on.")
+    for name, seed, why in failed:
+        print(f"{name}, seed {seed}: {why}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _show(line):
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""What finished runs say together: means, spreads, and differences seed by seed."""
+
+import math
+import statistics
+
+from tff_sims.tables.grid import Grid
+
+_BYTES = {
+    "parameter_bytes": "parameters",
+    "downlink_bytes_per_client_round": "down",
+    "uplink_bytes_per_client_round": "up",
+    "peak_memory_bytes": "peak",
+}
+
+
+def summaries(table, folder):
+    """Dict of run name -> dict of seed -> summary, of the table's finished runs."""
+    found = {}
+    for name in table.runs:
+        of_seeds = {seed: folder.summary(name, seed) for seed in table.seeds}
+        found[name] = {seed: summary for seed, summary in of_seeds.items() if summary is not None}
+    return found
+
+
+def error(summary):
+    """Error of a run in percent: word error rate, or the share of wrong answers."""
+    return 100 * (summary["wer"] if "wer" in summary else 1 - summary["accuracy"])
+
+
+def paired(found, run, baseline):
+    """Error of a run minus that of another with the same seed, in points.
+
+    Args:
+        found: What `summaries` returned.
+        run, baseline: Names of runs.
+
+    Returns:
+        List of floats, one a seed that both have finished, in order of the seeds.
+    """
+    return [
+        error(found[run][seed]) - error(found[baseline][seed])
+        for seed in sorted(set(found[run]) & set(found[baseline]))
+    ]
+
+
+def section_rows(section, found):
+    """Figures of a section's rows.
+
+    Args:
+        section: `plan.Section`.
+        found: What `summaries` returned.
+
+    Returns:
+        List of dicts: label, run, seeds (how many are finished), error and its error_std (percent,
+        mean and sample standard deviation over the seeds), difference and difference_std (points
+        above the baseline, seed by seed), relative (difference in percent of the baseline's
+        error), the mean bytes and rounds_per_minute, and for all of these a key with "_ratio", the
+        share of the baseline's. What is not there is None.
+    """
+    (baseline,) = (row.run for row in section.rows if row.label == section.baseline)
+    return [_row(row, baseline, found) for row in section.rows]
+
+
+def _row(row, baseline, found):
+    own, base = found[row.run], found[baseline]
+    errors = [error(summary) for summary in own.values()]
+    differences = [] if row.run == baseline else paired(found, row.run, baseline)
+    figures = {
+        "label": row.label,
+        "run": row.run,
+        "seeds": len(own),
+        "error": _mean(errors),
+        "error_std": _std(errors),
+        "difference": _mean(differences),
+        "difference_std": _std(differences),
+        "relative": None,
+    }
+    shared = [error(base[seed]) for seed in sorted(set(own) & set(base))]
+    if differences and _mean(shared) > 0:
+        figures["relative"] = 100 * figures["difference"] / _mean(shared)
+    for key in [*_BYTES, "rounds_per_minute"]:
+        figures[key] = _mean([s[key] for s in own.values() if s.get(key) is not None])
+        reference = _mean([s[key] for s in base.values() if s.get(key) is not None])
+        known = figures[key] is not None and reference
+        figures[f"{key}_ratio"] = figures[key] / reference if known else None
+    return figures
+
+
+def section_grid(section, table, found):
+    """A section as a `Grid`."""
+    rows = section_rows(section, found)
+    for row in rows:
+        row["error_text"] = _with_spread(row["error"], row["error_std"], ".2f")
+        row["difference_text"] = _with_spread(row["difference"], row["difference_std"], "+.2f")
+        row.update({f"{key}_mb": row[key] and row[key] / 1e6 for key in _BYTES})
+    columns = [
+        ("label", "", ""),
+        ("error_text", f"{table.metric} %", "s"),
+        ("difference_text", f"− {section.baseline}", "s"),
+        ("relative", "rel. %", "+.1f"),
+    ]
+    for key, heading in _BYTES.items():
+        columns += [(f"{key}_mb", f"{heading} MB", ".3f"), (f"{key}_ratio", "×", ".3f")]
+    columns += [("rounds_per_minute", "rounds/min", ".1f"), ("rounds_per_minute_ratio", "×", ".2f")]
+    columns.append(("seeds", "seeds", "d"))
+    empty = {key for key, _, _ in columns if all(row.get(key) is None for row in rows)}
+    return Grid(section.name, section.title, [c for c in columns if c[0] not in empty], rows)
+
+
+def target_grid(table, found):
+    """The table's targets, what was measured, and whether they are met, as a `Grid`."""
+    rows = []
+    for target in table.targets:
+        (section,) = (part for part in table.sections if part.name == target.section)
+        (row,) = (row for row in section_rows(section, found) if row["label"] == target.label)
+        (baseline,) = (part.run for part in section.rows if part.label == section.baseline)
+        of = f"{target.section}, {target.label}"
+        seeds = f"{row['seeds']} of {len(table.seeds)}"
+        if target.key == "error":
+            points, percent = target.limit
+            known = row["relative"] is not None
+            measured = known and f"{row['difference']:+.2f} points, {row['relative']:+.1f} %"
+            met = known and (row["difference"] <= points or row["relative"] <= percent)
+            what = f"{of}: {table.metric} above {section.baseline} ({baseline})"
+            wanted = f"at most {points:g} points, or {percent:g} %"
+        else:
+            value = row[target.key]
+            known = value is not None
+            measured, met = known and f"{value:.3f}", known and value <= target.limit
+            what = f"{of}: {target.key.replace('_', ' ')}"
+            wanted = f"at most {target.limit:g}"
+        judged = ("met" if met else "NOT met") if known else "not measured"
+        if known and table.quick and target.key == "error":
+            judged = "too rough to judge"
+        rows.append(
+            dict(what=what, wanted=wanted, measured=measured or "-", verdict=judged, seeds=seeds)
+        )
+    columns = [
+        ("what", "target", ""),
+        ("wanted", "wanted", ""),
+        ("measured", "measured", ""),
+        ("verdict", "", ""),
+        ("seeds", "seeds", ""),
+    ]
+    return Grid("targets", "Targets", columns, rows)
+
+
+def effect_grid(table, found):
+    """What taking away each part of the method does to the error, as a `Grid`."""
+    rows = []
+    for effect in table.effects:
+        differences = paired(found, effect.without, effect.with_it)
+        rows.append(
+            {
+                "part": effect.part,
+                "without": effect.without,
+                "with": effect.with_it,
+                "by_seed": differences,
+                "difference": _with_spread(_mean(differences), _std(differences), "+.2f"),
+                "verdict": verdict(differences),
+            }
+        )
+    columns = [
+        ("part", "taken away", ""),
+        ("without", "run", ""),
+        ("with", "against", ""),
+        ("difference", f"{table.metric} points more", "s"),
+        ("verdict", "", ""),
+    ]
+    notes = [
+        "An effect shows where every seed has the same sign and the mean is more than twice its "
+        "standard error; with few seeds that is a weak test, and is meant as no more."
+    ]
+    return Grid("effects", "What each of the methods does", columns, rows, notes)
+
+
+def verdict(differences):
+    """Whether differences, one a seed, show an effect, in words."""
+    if len(differences) < 2:
+        return "too few seeds to say"
+    mean, spread = statistics.fmean(differences), statistics.stdev(differences)
+    same_sign = all(d > 0 for d in differences) or all(d < 0 for d in differences)
+    if not same_sign or abs(mean) <= 2 * spread / math.sqrt(len(differences)):
+        return "does not show"
+    return "shows: worse without" if mean > 0 else "shows: better without"
+
+
+def _mean(values):
+    return statistics.fmean(values) if values else None
+
+
+def _std(values):
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _with_spread(mean, spread, spec):
+    if mean is None:
+        return None
+    return f"{mean:{spec}}" + (f" ± {spread:.2f}" if spread is not None else "")

@@ -1,0 +1,123 @@
+"""A table's folder: what is finished in it, and what was begun.
+
+    OUT/<run>/seed-<n>/    what the run's program wrote, its output (log.txt) and job.json
+
+A job is one run with one seed. It is finished when its folder has a summary.json, and then is never
+run again.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+from typing import Optional
+
+
+class FolderError(Exception):
+    """A table's folder cannot be used; the message is one line for the user."""
+
+
+@dataclasses.dataclass
+class Record:
+    """job.json of one job.
+
+    Attributes:
+        arguments: Arguments of Python that run it, a list of str.
+        seconds: Time that all attempts took so far.
+        cpu_seconds: CPU time of all attempts that were not killed, over all cores: what tells of
+            the work on a machine that has other work, too.
+        status: Exit status of the last attempt; None where it has not ended by itself.
+    """
+
+    arguments: list
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    status: Optional[int] = None
+
+
+class Folder:
+    """What is kept of a table's runs.
+
+    Attributes:
+        path: pathlib.Path of the folder.
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+
+    def of(self, name, seed):
+        """Folder of a run's seed, a pathlib.Path."""
+        return self.path / name / f"seed-{seed}"
+
+    def summary(self, name, seed):
+        """What a finished job's program wrote, a dict; None where it is not finished."""
+        path = self.of(name, seed) / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def finished(self, name, seed):
+        """Whether a job is through."""
+        return (self.of(name, seed) / "summary.json").exists()
+
+    def record(self, name, seed):
+        """`Record` of a job; None where it was never begun."""
+        path = self.of(name, seed) / "job.json"
+        return Record(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    def write(self, name, seed, record):
+        """Keeps a job's record; a kill while writing leaves the old one."""
+        path = self.of(name, seed) / "job.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n", encoding="utf-8")
+        os.replace(fresh, path)
+
+    def check(self, table):
+        """Sees to it that the folder holds runs of this table, with its settings of today.
+
+        Raises:
+            FolderError: A job was run with other flags.
+        """
+        for run, seed in table.jobs():
+            record = self.record(run.name, seed)
+            if record is None:
+                continue
+            old, new = _flags(record.arguments), _flags(run.arguments(seed, self.of))
+            for flag in [*new, *old]:
+                if old.get(flag) != new.get(flag):
+                    raise FolderError(
+                        f"--out: expected runs of this table, but {self.of(run.name, seed)} was run"
+                        f" with --{flag}={old.get(flag)}, not {new.get(flag)}; name another folder."
+                    )
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Context in which no other process runs jobs here; the folder is made if absent.
+
+        Raises:
+            FolderError: It cannot be written, or another process is at it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / "lock", "w", encoding="utf-8")
+        except OSError as error:
+            raise FolderError(
+                f"--out: expected a folder that can be written, but got {str(self.path)!r} "
+                f"({error.strerror})."
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise FolderError(
+                    f"--out: expected a folder that no one works in, but another process runs jobs "
+                    f"in {str(self.path)!r}."
+                ) from error
+            yield
+
+
+def _flags(arguments):
+    """Dict of the flags that decide a result; the folders of a table may move."""
+    pairs = (argument[2:].partition("=") for argument in arguments if argument.startswith("--"))
+    return {flag: value for flag, _, value in pairs if flag not in ("out", "init")}

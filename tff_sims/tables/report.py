@@ -1,0 +1,237 @@
+"""What a table says: on the screen, as JSON, and as a page of the documentation.
+
+The JSON holds every run's summary and the tables made of them, the CSV every round; the page and
+the pictures come from these two files alone.
+"""
+
+import csv
+import json
+import math
+import os
+import re
+import shlex
+
+from tff_sims.machine import processor
+from tff_sims.tables import figures
+from tff_sims.tables.grid import Grid
+from tff_sims.tables.runner import clock_text
+
+_MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+_ROUND_FIELDS = ("run", "seed", "round", "error", "megabytes")
+
+
+def result(table, folder):
+    """Everything there is to tell, as plain values.
+
+    Args:
+        table: `plan.Table`.
+        folder: `Folder` of its runs.
+
+    Returns:
+        Dict: name, title, metric, command, quick, seeds, finished and wanted (numbers of jobs),
+        missing (their names), versions, machine, seconds (of all jobs), grids (tables for people)
+        and runs (run name -> seed -> command, seconds, summary).
+    """
+    found = figures.summaries(table, folder)
+    grids = [figures.section_grid(part, table, found) for part in table.sections]
+    if table.targets:
+        grids.append(figures.target_grid(table, found))
+    if table.effects:
+        grids.append(figures.effect_grid(table, found))
+    jobs = table.jobs()
+    missing = [f"{run.name}, seed {seed}" for run, seed in jobs if seed not in found[run.name]]
+    runs = {
+        run.name: {
+            str(seed): _job(run, seed, folder, summary) for seed, summary in found[run.name].items()
+        }
+        for run in table.runs.values()
+    }
+    return {
+        "table": table.name,
+        "title": table.title,
+        "metric": table.metric,
+        "command": command(table),
+        "quick": table.quick,
+        "seeds": list(table.seeds),
+        "wanted": len(jobs),
+        "finished": len(jobs) - len(missing),
+        "missing": missing,
+        "seconds": round(sum(job["seconds"] for of in runs.values() for job in of.values()), 1),
+        "versions": _versions(runs),
+        "machine": {"processor": processor(), "cores": len(os.sched_getaffinity(0))},
+        "grids": [grid.as_dict() for grid in grids],
+        "runs": runs,
+    }
+
+
+def command(table):
+    """The command that makes a table."""
+    task = next(iter(table.runs.values())).flags["task"]
+    flags = [f"--task={task}", *(["--quick"] if table.quick else [])]
+    return shlex.join(["python", "-m", "tff_sims.tables", table.name, *flags])
+
+
+def _job(run, seed, folder, summary):
+    record = folder.record(run.name, seed)
+    relative = type(folder)("OUT").of  # No path of this machine in what is committed.
+    return {
+        "command": shlex.join(["python", *run.arguments(seed, relative)]),
+        "seconds": round(record.seconds, 1) if record else 0.0,
+        "cpu_seconds": round(record.cpu_seconds, 1) if record else 0.0,
+        "summary": {key: value for key, value in summary.items() if key != "command"},
+    }
+
+
+def _versions(runs):
+    """Package -> version; several, where runs differ."""
+    seen = {}
+    for of_seeds in runs.values():
+        for job in of_seeds.values():
+            for package, version in job["summary"].get("versions", {}).items():
+                seen.setdefault(package, set()).add(version)
+    return {package: " and ".join(sorted(versions)) for package, versions in sorted(seen.items())}
+
+
+def text(told):
+    """The tables as text for a terminal.
+
+    Args:
+        told: What `result` returned.
+    """
+    parts = [_heading(told), *(Grid(**grid).text() for grid in _told(told))]
+    if told["missing"]:
+        shown = "; ".join(told["missing"][:6])
+        more = f" and {len(told['missing']) - 6} more" if len(told["missing"]) > 6 else ""
+        parts.append(f"not finished: {shown}{more}")
+    return "\n\n".join(parts)
+
+
+def _told(told):
+    """The grids of which something is finished."""
+    return [
+        grid
+        for grid in told["grids"]
+        if any(row.get("seeds", 1) or row.get("by_seed") for row in grid["rows"])
+    ]
+
+
+def _heading(told):
+    lines = [
+        f"{told['title']} (re-implementation): {told['finished']} of {told['wanted']} runs are "
+        f"finished, {clock_text(told['seconds'])} of computing"
+    ]
+    if told["quick"]:
+        lines.append(
+            "QUICK FORM: one seed, few rounds, fewer rows. It shows that everything works and what "
+            "bytes there are; its errors are those of untrained models."
+        )
+    lines.append(
+        f"{told['metric']} in percent of the quantized model that a client would hold, mean ± "
+        "standard deviation over seeds; differences seed by seed; × is the share of FP32's."
+    )
+    return "\n".join(lines)
+
+
+def rounds(table, folder):
+    """Every round of every finished simulation.
+
+    Returns:
+        List of dicts: run, seed, round, error (percent; None where the round was not evaluated)
+        and megabytes (down and up through one client, up to that round).
+    """
+    rows = []
+    for run in table.runs.values():
+        for seed in table.seeds:
+            path = folder.of(run.name, seed) / "rounds.csv"
+            if folder.finished(run.name, seed) and path.exists():
+                rows += _rounds_of(run.name, seed, path)
+    return rows
+
+
+def _rounds_of(name, seed, path):
+    total = 0.0
+    with open(path, newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            total += (float(line["downlink_bytes"]) + float(line["uplink_bytes"])) / 1e6
+            error = 100 * (1 - float(line["accuracy"]))
+            yield {
+                "run": name,
+                "seed": seed,
+                "round": int(line["round"]),
+                "error": None if math.isnan(error) else round(error, 3),
+                "megabytes": round(total, 3),
+            }
+
+
+def write(told, table, folder):
+    """Writes NAME.json, NAME-rounds.csv and the pictures into the table's folder.
+
+    Args:
+        told: What `result` returned.
+        table: `plan.Table`.
+        folder: `Folder`.
+
+    Returns:
+        List of the files' names.
+    """
+    from tff_sims.tables import pictures  # It imports TensorFlow, which no job should wait for.
+
+    rows = rounds(table, folder)
+    path = folder.path / f"{table.name}.json"
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    with open(folder.path / f"{table.name}-rounds.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, _ROUND_FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return [path.name, f"{table.name}-rounds.csv", *pictures.draw(table, told, rows, folder.path)]
+
+
+def publish(table, folder, names, docs):
+    """Copies files into a folder of the documentation and fills its page NAME.md.
+
+    Args:
+        table: `plan.Table`.
+        folder: `Folder` in which `write` has written.
+        names: Names of the files, as `write` returned them.
+        docs: pathlib.Path of a folder that holds the page.
+    """
+    for name in names:
+        (docs / name).write_bytes((folder.path / name).read_bytes())
+    page = docs / f"{table.name}.md"
+    told = json.loads((docs / f"{table.name}.json").read_text(encoding="utf-8"))
+    page.write_text(filled(page.read_text(encoding="utf-8"), told), encoding="utf-8")
+
+
+def filled(page, told):
+    """A page with what stands in the JSON between its markers.
+
+    `<!-- begin NAME -->` and `<!-- end NAME -->` enclose the grid of that name; `source` is what it
+    was made with. Other text stays as it is.
+
+    Args:
+        page: Text of the page.
+        told: What `result` returned, or was read from its JSON.
+    """
+    blocks = {grid["name"]: Grid(**grid).markdown() for grid in _told(told)}
+    blocks["source"] = _source(told)
+
+    def block(match):
+        return (
+            match[1] + blocks.get(match[2], "Not run in this form of the table.") + "\n" + match[3]
+        )
+
+    return _MARKED.sub(block, page)
+
+
+def _source(told):
+    versions = ", ".join(f"{package} {version}" for package, version in told["versions"].items())
+    lines = [
+        f"`{told['command']}` — {told['title']}; seeds {', '.join(map(str, told['seeds']))}; "
+        f"{told['finished']} of {told['wanted']} runs, {clock_text(told['seconds'])} of computing; "
+        f"{told['machine']['processor']}, {told['machine']['cores']} cores; {versions}."
+    ]
+    if told["quick"]:
+        lines.append("**A quick run: one seed and few rounds; its errors say nothing yet.**")
+    if told["missing"]:
+        lines.append(f"Not finished: {'; '.join(told['missing'])}.")
+    return "\n\n".join(lines)

@@ -1,0 +1,36 @@
+"""A user's own recordings, recognised by a Conformer with CTC; see docs/own_data.md."""
+
+from omc.errors import InputError
+from tff_sims.speech import own_data, text
+from tff_sims.speech.splits import SPLITS
+from tff_sims.tasks.recognition import recognition
+
+
+def recordings(seed=0, split=None, alpha=0.5, clients=None, domain=None):
+    """Recordings of a folder; its last speakers in alphabetical order are held out.
+
+    Args:
+        seed: Seed of an iid split and of the initial weights.
+        split: "speaker" (default) or "iid".
+        alpha: Not used: clients are as unlike as the speakers are.
+        clients: Number of clients; the training speakers by default, and at most.
+        domain: The folder: SPEAKER/NAME.wav, each with NAME.txt.
+
+    Returns:
+        `recognition.Recognition`. Its vocabulary is that of the task `speech` if the recordings
+        keep to that, so that they can start from a model of it; otherwise their own words.
+
+    Raises:
+        InputError: No folder, or as `own_data.from_folder` and `splits.split`.
+    """
+    del alpha
+    if not domain:
+        raise InputError("domain", "a folder of recordings", domain)
+    made = own_data.from_folder(domain)
+    words = own_data.vocabulary(made)
+    if set(words) <= set(text.VOCABULARY):
+        words = text.VOCABULARY
+    return recognition("recordings", made, words, split, clients, seed)
+
+
+recordings.splits, recordings.domains = SPLITS, None
