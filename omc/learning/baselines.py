@@ -28,7 +28,7 @@ def build_fp32_fed_avg(model_fn, client_optimizer_fn, server_optimizer_fn):
         model_aggregator=_CountingMean(),
         # As our own clients do: a loop inside the graph. TFF's other way, `Dataset.reduce`, sets up
         # the training step anew at each client's turn, which takes seconds for a Conformer.
-        use_experimental_simulation_loop=True,
+        loop_implementation=tff.learning.LoopImplementation.DATASET_ITERATOR,
     )
 
 
