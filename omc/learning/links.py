@@ -5,6 +5,7 @@ TFF's own stub retries a dead worker for ever and waits for a silent one without
 
 import collections
 import contextlib
+import queue
 import threading
 import time
 
@@ -88,6 +89,7 @@ class Link(tff.framework.RemoteExecutorStub):
         self._calls = executor_pb2_grpc.ExecutorGroupStub(self._channel)
         self._lock = threading.Lock()
         self._executors = collections.Counter()
+        self._disposals = queue.SimpleQueue()
         self._verdict = None
 
     def check(self, seconds=START_SECONDS):
@@ -145,6 +147,7 @@ class Link(tff.framework.RemoteExecutorStub):
 
     def create_call(self, request):
         """Starts a computation."""
+        self.flush()
         return self._call("CreateCall", request)
 
     def create_struct(self, request):
@@ -160,9 +163,17 @@ class Link(tff.framework.RemoteExecutorStub):
         return self._call("Compute", request, received="result_bytes")
 
     def dispose(self, request):
-        """Frees values. A worker that is gone has freed them."""
-        with contextlib.suppress(WorkerError):
-            self._call("Dispose", request)
+        """Frees values, with the next `flush`.
+
+        TFF calls this from finalizers, and so at any place, where no lock may be waited for.
+        """
+        self._disposals.put(request)
+
+    def flush(self):
+        """Frees the values that nobody needs any more. A worker that is gone has freed them."""
+        while not self._disposals.empty():
+            with contextlib.suppress(WorkerError, queue.Empty):
+                self._call("Dispose", self._disposals.get_nowait())
 
     def dispose_executor(self, request):
         """Frees an executor; never waits for a worker that is gone."""

@@ -169,7 +169,9 @@ class _Lane:
         self._program = None
 
     def run(self, computation, argument):
-        return asyncio.run(self._run(computation, argument))
+        result = asyncio.run(self._run(computation, argument))
+        self._link.flush()
+        return result
 
     async def _run(self, computation, argument):
         if self._executor is None:
