@@ -71,7 +71,7 @@ def _train(fmt, rounding, optimizer, epochs, seed):
     tf.keras.backend.clear_session()
     tf.keras.utils.set_random_seed(seed)
     task = TASKS["digits"](seed)
-    x, y = (np.concatenate(parts) for parts in zip(*task.clients))
+    x, y = (np.concatenate(parts) for parts in zip(*map(task.examples, range(task.num_clients))))
     model = task.build_model()
     if fmt != "FP32":
         omc.wrap(model, omc.Policy(fmt, rounding=rounding, seed=seed))

@@ -386,8 +386,8 @@ def compress(array, format, transform="pvt", seed=None):
     Args:
         array: Array-like or tensor, converted to float32.
         format: `Format` or its name, for example "S1E3M7".
-        transform: "pvt" (per-variable scale and offset, 8 bytes) or None (bare codes: values
-            beyond the format's range saturate).
+        transform: "pvt" (per-variable scale and offset, 8 bytes) or None, also "none" (bare codes:
+            values beyond the format's range saturate).
         seed: None for round-to-nearest-even; an int for unbiased stochastic rounding.
 
     Returns:
@@ -399,10 +399,9 @@ def compress(array, format, transform="pvt", seed=None):
         InputTypeError: `array` is not numeric.
     """
     fmt = Format.parse(format)
-    if transform not in ("pvt", None):
-        raise InputError("transform", "'pvt' or None", transform)
+    transformed = parse_transform(transform) is not None
     values = _as_float32(array)
-    codec = Codec(fmt, tuple(values.shape), transform is not None and not fmt.is_fp32)
+    codec = Codec(fmt, tuple(values.shape), transformed and not fmt.is_fp32)
     words = None
     if seed is not None:
         words = tf.constant([seed & 0x7FFFFFFF, 0], tf.int32)
@@ -424,6 +423,22 @@ def decompress(compressed):
             "make it with omc.compress.",
         )
     return compressed.codec.decode(compressed.buffer)
+
+
+def parse_transform(transform):
+    """The transform that a user named: "pvt", or None for bare codes.
+
+    Args:
+        transform: "pvt", None or "none".
+
+    Raises:
+        InputError: Anything else.
+    """
+    if transform is None or (isinstance(transform, str) and transform == "none"):
+        return None
+    if isinstance(transform, str) and transform == "pvt":
+        return transform
+    raise InputError("transform", "'pvt' or None", transform)
 
 
 def _as_float32(array):

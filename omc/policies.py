@@ -13,7 +13,7 @@ from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
-from omc.compressed import Codec
+from omc.compressed import Codec, parse_transform
 from omc.errors import InputError, InputTypeError
 from omc.formats import FP32, Format
 
@@ -58,17 +58,21 @@ class PlannedVariable(NamedTuple):
         format: Format it is stored in; FP32 stands for "left as it is".
         reason: Why, in a few words.
         partial: Whether partial quantization may leave it in FP32 for some client and round.
+        transform: Whether a per-variable transform surrounds the codes.
     """
 
     spec: VariableSpec
     format: Format
     reason: str
     partial: bool = False
+    transform: bool = True
 
     @property
     def codec(self):
         """Codec of the variable, or None where it is left as it is."""
-        return None if self.format.is_fp32 else Codec(self.format, self.spec.shape)
+        if self.format.is_fp32:
+            return None
+        return Codec(self.format, self.spec.shape, self.transform)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +96,16 @@ class Policy:
             format in which those of quantized variables are stored. They are rounded
             stochastically, for their updates are small, and need a range that minifloats with at
             least 5 exponent bits have: with fewer, Adam's second moments become 0 (ours).
+        transform: "pvt" for a scale and an offset around each variable's codes, or None (also
+            "none") for bare codes, to see what the transform does: a value is stored as the
+            format's own value nearest to it. Nothing grows then: what moves beyond the format's
+            largest magnitude saturates there, and what is below half its smallest step becomes 0
+            (or, rounded stochastically, now and then one step). Bare codes are 8 bytes a variable
+            shorter and updated by TensorFlow ops, not native ones. Slots keep their transform.
 
     Raises:
         FormatError: Unknown format.
-        InputError: `fraction` outside 0..1, unknown `rounding`.
+        InputError: `fraction` outside 0..1, unknown `rounding` or `transform`.
         InputTypeError: An argument of the wrong type.
     """
 
@@ -106,6 +116,7 @@ class Policy:
     overrides: Mapping = dataclasses.field(default_factory=dict)
     rounding: str = "stochastic"
     slots: Optional[Format] = None
+    transform: Optional[str] = "pvt"
 
     def __post_init__(self):
         if isinstance(self.fraction, bool) or not isinstance(self.fraction, numbers.Real):
@@ -119,6 +130,7 @@ class Policy:
         if self.rounding not in _ROUNDINGS:
             raise InputError("rounding", f"one of {_ROUNDINGS}", self.rounding)
         parsed = {pattern: Format.parse(fmt) for pattern, fmt in self.overrides.items()}
+        object.__setattr__(self, "transform", parse_transform(self.transform))
         object.__setattr__(self, "format", Format.parse(self.format))
         object.__setattr__(self, "overrides", parsed)
         if self.slots is not None:
@@ -186,6 +198,7 @@ class Policy:
         )
 
     def _candidate(self, spec):
+        transform = self.transform is not None
         for pattern, fmt in self.overrides.items():
             if fnmatch.fnmatchcase(spec.name, pattern):
                 if spec.dtype != tf.float32 and not fmt.is_fp32:
@@ -194,7 +207,7 @@ class Policy:
                         "float32 variables",
                         f"{pattern!r}, which matches {spec.name!r} of {spec.dtype.name}",
                     )
-                return PlannedVariable(spec, fmt, f"override {pattern!r}")
+                return PlannedVariable(spec, fmt, f"override {pattern!r}", transform=transform)
         if self.format.is_fp32:
             return PlannedVariable(spec, FP32, "policy format is FP32")
         if spec.dtype != tf.float32:
@@ -203,7 +216,8 @@ class Policy:
             return PlannedVariable(spec, FP32, "not a weight matrix")
         if not self.weight_matrices_only and not spec.trainable and not _is_matrix(spec):
             return PlannedVariable(spec, FP32, "not trainable")
-        planned = PlannedVariable(spec, self.format, "quantized", partial=True)
+        reason = "quantized" if transform else "quantized without transform"
+        planned = PlannedVariable(spec, self.format, reason, partial=True, transform=transform)
         if planned.codec.nbytes >= spec.dense_bytes:
             return PlannedVariable(spec, FP32, "too small to gain")
         return planned

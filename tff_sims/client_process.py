@@ -15,15 +15,15 @@ from omc.errors import OmcError
 _MARK = "client-memory:"
 
 
-def measure_client(task, policy_arguments, client, seed, learning_rate, uplink):
+def measure_client(task, task_arguments, policy_arguments, client, learning_rate, uplink):
     """Peak memory of one client's round, measured in a fresh process.
 
     Args:
         task: Name of the task.
+        task_arguments: Dict of arguments of the task's function.
         policy_arguments: Dict of arguments of `omc.Policy`; {"format": "FP32"} for a plain client.
         client: Index of the client.
-        seed: Seed of the task.
-        learning_rate: Rate of the client's SGD.
+        learning_rate: Rate of the client's optimizer.
         uplink: As in `omc.learning.build_weighted_fed_avg`.
 
     Returns:
@@ -36,7 +36,7 @@ def measure_client(task, policy_arguments, client, seed, learning_rate, uplink):
         OmcError: The process failed; its last line of output is in the message.
     """
     arguments = dict(
-        task=task, policy=policy_arguments, client=client, seed=seed,
+        task=task, task_arguments=task_arguments, policy=policy_arguments, client=client,
         learning_rate=learning_rate, uplink=uplink,
     )  # fmt: skip
     process = subprocess.run(
@@ -57,7 +57,6 @@ def measure_client(task, policy_arguments, client, seed, learning_rate, uplink):
 def _work(arguments):
     import numpy as np
     import tensorflow as tf
-    import tensorflow_federated as tff
 
     import omc
     from omc.compressed import to_bytes
@@ -66,7 +65,7 @@ def _work(arguments):
     from omc.measurement.memory import heap_peak, process_peak_bytes
     from tff_sims.tasks import TASKS
 
-    task = TASKS[arguments["task"]](arguments["seed"])
+    task = TASKS[arguments["task"]](**arguments["task_arguments"])
     plan = ModelPlan.of(task.model_fn, omc.Policy(**arguments["policy"]))
     mask = [bool(quantized) for quantized in plan.mask(0, arguments["client"])]
     start = process_peak_bytes()
@@ -81,7 +80,7 @@ def _work(arguments):
     dataset = task.client_dataset(arguments["client"])
     del model, value, variable
 
-    optimizer = LocalOptimizer(tff.learning.optimizers.build_sgdm(arguments["learning_rate"]))
+    optimizer = LocalOptimizer(task.client_optimizer(arguments["learning_rate"]))
     trainer = ClientTrainer(plan, received, optimizer, arguments["uplink"])
     numbers = tf.constant(0), tf.constant(arguments["client"])
     trainer.train(received, dataset, *numbers)  # Traces and compiles; a device would ship that.

@@ -63,7 +63,7 @@ def main():
 
 def _report(out):
     from omc.measurement.plots import accuracy_curves
-    from tff_sims.simulation import curves, read_rows
+    from tff_sims.results import curves, read_rows
 
     summaries = [json.loads((out / m / "summary.json").read_text("utf-8")) for m in METHODS]
     labels = ("FP32 FedAvg", f"OMC {summaries[1]['format']}, {summaries[1]['fraction']:g}")

@@ -1,4 +1,4 @@
-"""Federated training on one machine, with memory and traffic measured.
+"""Federated training on one machine or several, with memory and traffic measured.
 
   python -m tff_sims.simulate --task=digits --method=omc --format=S1E3M7 --rounds=60 --out=runs/omc
   python -m tff_sims.simulate --task=digits --method=fp32 --rounds=60 --out=runs/fp32
@@ -8,12 +8,14 @@ on their own data and send back what they learnt. With method fp32 all of that i
 federated averaging); with method omc weights are stored, trained and sent in a few bits each.
 
 Into --out go summary.json (accuracy on held-out data, bytes, memory, speed), rounds.csv (one line a
-round) and accuracy.png.
+round), accuracy.png and weights-SEED.npz (the final float32 master, for --init).
+
+A run that was interrupted, however that happened, goes on where it was when the same command is
+given again, with the same results. docs/simulations.md tells more.
 """
 
 import os
 import sys
-import tempfile
 import time
 
 from absl import app, flags, logging
@@ -21,119 +23,138 @@ from absl import app, flags, logging
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Not in main(): TensorFlow imported while absl runs an app would not be eager inside Keras.
-from omc.errors import OmcError  # noqa: E402
-from omc.formats import Format  # noqa: E402
-from tff_sims.simulation import Settings, simulate  # noqa: E402
+from omc.errors import InputError, OmcError, WorkerError  # noqa: E402
+from omc.learning.links import close_links, open_links  # noqa: E402
+from tff_sims.settings import Settings, check  # noqa: E402
+from tff_sims.simulation import simulate  # noqa: E402
 from tff_sims.tasks import TASKS  # noqa: E402
-
-METHODS = ("fp32", "omc")
 
 _FLAGS = flags.FLAGS
 
 
 def _define_flags():
-    flags.DEFINE_string("task", "digits", "What to learn. Allowed: digits.")
-    flags.DEFINE_string("method", "omc", "fp32 (TFF's own federated averaging) or omc.")
-    flags.DEFINE_string(
+    def default(name):
+        return Settings.__dataclass_fields__[name].default
+
+    def string(name, text):
+        flags.DEFINE_string(name, default(name), text)
+
+    def integer(name, text):
+        flags.DEFINE_integer(name, default(name), text)
+
+    def number(name, text):
+        flags.DEFINE_float(name, default(name), text)
+
+    string("task", f"What to learn. Allowed: {', '.join(sorted(TASKS))}.")
+    string("method", "fp32 (TFF's own federated averaging) or omc.")
+    string(
         "format",
-        "S1E3M7",
         "Format of quantized weights with method omc: SxEyMz (1 sign, y exponent, z mantissa bits; "
         "S1E3M7 has 11), INT2 to INT8, or FP32.",
     )
-    flags.DEFINE_float(
+    number(
         "fraction",
-        0.9,
         "Share of the weight matrices that a client quantizes, 0 to 1; which ones is drawn anew "
         "for every client and round. The others stay float32.",
     )
-    flags.DEFINE_string(
+    string(
+        "transform",
+        "pvt (a scale and an offset around each variable's codes) or none (bare codes).",
+    )
+    flags.DEFINE_bool(
+        "weight_matrices_only",
+        default("weight_matrices_only"),
+        "Quantize weight matrices only; with --noweight_matrices_only biases and the like, too.",
+    )
+    string(
         "rounding",
-        "nearest",
         "How a client rounds updated weights: nearest, or stochastic (unbiased; better for formats "
         "with few bits).",
     )
-    flags.DEFINE_string(
+    string(
         "uplink",
-        "weights",
         "What a client sends: weights (the trained weights as it holds them) or update (what "
         "changed, rounded without bias).",
     )
-    flags.DEFINE_integer("rounds", 60, "Rounds of training, at least 1.")
-    flags.DEFINE_integer("clients_per_round", 10, "Clients drawn in every round.")
-    flags.DEFINE_float("alpha", 0.5, "How alike clients are: Dirichlet alpha, small = very unlike.")
-    flags.DEFINE_float("learning_rate", None, "Rate of the clients' SGD; the task's by default.")
-    flags.DEFINE_integer("seed", 0, "Seed of data split, initial weights, sampling and rounding.")
-    flags.DEFINE_integer(
-        "repeats", 1, "Runs with seeds seed, seed+1, ...; the summary has the mean."
+    integer("rounds", "Rounds of training, at least 1.")
+    integer(
+        "clients",
+        "Size of the population; the task's by default. Its memory does not grow with it.",
+    )
+    integer("clients_per_round", "Clients drawn in every round.")
+    number(
+        "dropout",
+        "Probability that a drawn client fails in a round: it has downloaded (which counts), its "
+        "update is lost. A round in which all fail leaves the weights as they are.",
+    )
+    number(
+        "stragglers",
+        "Probability that a drawn client is slow: it is cut off after a share of its batches, "
+        "uniform between 0 and 1 and at least one batch, and sends what it has.",
+    )
+    string("split", "How data is split over clients, " + _by_task("splits"))
+    number("alpha", "How alike clients are: Dirichlet alpha, small = very unlike.")
+    string("domain", "Part of the task's world to train and test on, " + _by_task("domains"))
+    string(
+        "init",
+        "Folder of a finished run: start from its final float32 weights, of the same seed (or of "
+        "the only one), in place of random ones.",
+    )
+    number("learning_rate", "Rate of the clients' optimizer; the task's by default.")
+    integer(
+        "evaluate_every",
+        "Rounds from one evaluation to the next; the last round always has one.",
+    )
+    integer(
+        "stop_after",
+        "End a run early once its best held-out accuracy is this many rounds old; looked at when "
+        "it is evaluated. The last weights count, not the best.",
+    )
+    number("target", "End a run early once its held-out accuracy reaches this.")
+    integer("seed", "Seed of data split, initial weights, sampling and rounding.")
+    integer("repeats", "Runs with seeds seed, seed+1, ...; the summary has the mean.")
+    number(
+        "checkpoint_seconds",
+        "A checkpoint is written after a round when the last one is older than this: at most so "
+        "much work is done again after a kill. 0 for one after every round.",
+    )
+    flags.DEFINE_bool(
+        "tensorboard",
+        default("tensorboard"),
+        "Also write every round for TensorBoard, into OUT/tensorboard.",
+    )
+    flags.DEFINE_list(
+        "workers",
+        [],
+        "Addresses, host:port,host:port, of TFF workers to train on, started with python -m "
+        "tff_sims.workers; by default one local worker. docs/workers.md tells more.",
     )
     flags.DEFINE_string("out", None, "Folder for the results (required).")
+    flags.DEFINE_bool(
+        "restart", False, "Begin anew: remove the results that an earlier run left in --out."
+    )
 
 
-def check(settings, out):
-    """Why a simulation cannot start, in one line that says what is allowed; None if it can.
-
-    Args:
-        settings: `Settings` as the user gave them.
-        out: Folder for the results.
-    """
-    allowed = {
-        "task": sorted(TASKS),
-        "method": METHODS,
-        "rounding": ("nearest", "stochastic"),
-        "uplink": ("weights", "update"),
-    }
-    for flag, values in allowed.items():
-        if getattr(settings, flag) not in values:
-            return _wrong(flag, f"one of {', '.join(values)}", getattr(settings, flag))
-    try:
-        Format.parse(settings.format)
-    except OmcError as error:
-        return _wrong("format", error.expected, settings.format)
-    if not 0 <= settings.fraction <= 1:
-        return _wrong("fraction", "a number from 0 to 1", settings.fraction)
-    for flag in ("rounds", "clients_per_round", "repeats"):
-        if getattr(settings, flag) < 1:
-            return _wrong(flag, "at least 1", getattr(settings, flag))
-    for flag in ("alpha", "learning_rate"):
-        value = getattr(settings, flag)
-        if value is not None and not 0 < value < float("inf"):
-            return _wrong(flag, "a number above 0", value)
-    clients = len(TASKS[settings.task](settings.seed).clients)
-    if settings.clients_per_round > clients:
-        return _wrong(
-            "clients_per_round",
-            f"at most {clients}, the clients of task {settings.task}",
-            settings.clients_per_round,
-        )
-    return _unwritable(out)
-
-
-def _wrong(flag, expected, got):
-    return f"--{flag}: expected {expected}, but got {got!r}."
-
-
-def _unwritable(out):
-    if not out:
-        return "--out: expected a folder for the results, but got none."
-    try:  # Tried, not asked: permissions do not tell of full or read-only disks.
-        os.makedirs(out, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            return None
-    except OSError as error:
-        return f"--out: expected a folder that can be written, but got {out!r} ({error.strerror})."
+def _by_task(attribute):
+    choices = {name: getattr(task, attribute) for name, task in sorted(TASKS.items())}
+    texts = [f"{name}: {', '.join(names) or 'none'}" for name, names in choices.items()]
+    return f"by task, the default first ({'; '.join(texts)})."
 
 
 def progress_printer():
     """Returns an `on_round` callback that prints a line a round, with the time that is left."""
-    start = time.perf_counter()
+    start, shown = time.perf_counter(), 0
 
     def show(row, done, total):
-        left = (time.perf_counter() - start) / done * (total - done)
+        nonlocal shown
+        shown += 1
+        left = (time.perf_counter() - start) / shown * (total - done)
+        lost = f", {row.failed} of {row.clients} clients failed" if row.failed else ""
+        accuracy = f"held-out accuracy {row.accuracy:.3f}" if row.evaluated else "not evaluated"
         print(
-            f"[{done}/{total}] seed {row.seed} round {row.round}: held-out accuracy "
-            f"{row.accuracy:.3f}, down {row.downlink_bytes / 1e3:,.0f} kB, up "
-            f"{row.uplink_bytes / 1e3:,.0f} kB a client, {row.seconds:.1f} s, "
-            f"about {_clock(left)} left",
+            f"[{done}/{total}] seed {row.seed} round {row.round}: {accuracy}{lost}, "
+            f"down {row.downlink_bytes / 1e3:,.0f} kB, up {row.uplink_bytes / 1e3:,.0f} kB "
+            f"a client, {row.seconds:.1f} s, about {_clock(left)} left",
             flush=True,
         )
 
@@ -153,9 +174,27 @@ def main(argv):
     problem = check(settings, _FLAGS.out)
     if problem:
         _fail(problem)
+    if _FLAGS.workers:
+        try:
+            close_links(open_links(_FLAGS.workers))
+        except OmcError as error:
+            _fail(_line(error))
     logging.set_verbosity(logging.WARNING)  # Keras and TFF tell more than a user wants to read.
     command = " ".join(["python -m tff_sims.simulate", *sys.argv[1:]])
-    summary = simulate(settings, _FLAGS.out, command, progress_printer())
+    try:
+        summary = simulate(
+            settings,
+            _FLAGS.out,
+            command,
+            on_round=progress_printer(),
+            on_start=lambda text: print(text, flush=True),
+            restart=_FLAGS.restart,
+            workers=_FLAGS.workers,
+        )
+    except InputError as error:
+        _fail(_line(error))
+    except WorkerError as error:
+        _fail(_line(error), status=1)
     spread = f" ± {summary['accuracy_std']:.3f}" if settings.repeats > 1 else ""
     print(f"held-out accuracy {summary['accuracy']:.3f}{spread}; results in {_FLAGS.out}")
 
@@ -171,9 +210,13 @@ def _wants_help(argv):
     return any(argument.lstrip("-").startswith("help") for argument in argv[1:])
 
 
-def _fail(message):
+def _line(error):
+    return f"--{error.argument}: expected {error.expected}, but got {error.got}. {error.tip}"
+
+
+def _fail(message, status=2):
     print(message, file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def run():
@@ -182,7 +225,7 @@ def run():
     try:
         app.run(main, flags_parser=_parse)
     except KeyboardInterrupt:
-        print("interrupted; nothing was written.", file=sys.stderr)
+        print("interrupted; the same command goes on from here.", file=sys.stderr)
         sys.exit(130)
 
 

@@ -1,270 +1,210 @@
-"""The simulation program: rounds of federated training, measured and written to a folder."""
+"""The simulation program: rounds of federated training, measured, resumed after a kill."""
 
-import csv
-import dataclasses
-import json
-import pathlib
-import platform
-import statistics
+import math
 import time
-from typing import Optional
 
-import numpy as np
-import tensorflow as tf
-import tensorflow_federated as tff
-
-import omc
-from omc.learning import build_fp32_fed_avg, build_weighted_fed_avg, local_runtime, traffic
-from omc.measurement.plots import accuracy_curves
-from omc.policies import VariableSpec
+from omc.errors import WorkerError
+from omc.learning import traffic
+from tff_sims.checkpoints import Checkpoints, Progress
 from tff_sims.client_process import measure_client
-from tff_sims.tasks import TASKS
+from tff_sims.evaluation import evaluate
+from tff_sims.federation import build_process, runtime
+from tff_sims.participation import draw_cohort
+from tff_sims.results import Releases, Round, load_weights, save_weights, write_summary
+from tff_sims.run_folder import RunFolder
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Everything that decides a simulation; the flags of `tff_sims.simulate`.
+def simulate(
+    settings,
+    out,
+    command="",
+    on_round=lambda row, done, total: None,
+    on_start=lambda text: None,
+    restart=False,
+    workers=(),
+):
+    """Runs a simulation, or the rest of it, and writes its results.
 
-    Attributes:
-        task: Key of `tff_sims.tasks.TASKS`.
-        method: "fp32" (TFF's own federated averaging) or "omc".
-        format: Format of quantized variables; "FP32" for method fp32.
-        fraction: Share of the eligible variables that is quantized.
-        rounding: "nearest" or "stochastic", during the clients' training.
-        uplink: "weights" or "update".
-        rounds: Rounds of one run.
-        clients_per_round: Clients drawn in a round.
-        alpha: Dirichlet concentration of the split.
-        learning_rate: Rate of the clients' SGD; None for the task's.
-        seed: Seed of the first run.
-        repeats: Runs, with seeds seed, seed + 1, ...
-    """
-
-    task: str = "digits"
-    method: str = "omc"
-    format: str = "S1E3M7"
-    fraction: float = 0.9
-    rounding: str = "stochastic"
-    uplink: str = "weights"
-    rounds: int = 60
-    clients_per_round: int = 10
-    alpha: float = 0.5
-    learning_rate: Optional[float] = None
-    seed: int = 0
-    repeats: int = 1
-
-    @property
-    def seeds(self):
-        """Seeds of the runs."""
-        return list(range(self.seed, self.seed + self.repeats))
-
-    def policy(self, seed):
-        """The `omc.Policy` of one run; FP32 for method fp32."""
-        return omc.Policy(**self.policy_arguments(seed))
-
-    def policy_arguments(self, seed):
-        """Arguments of `policy`, as plain values."""
-        if self.method == "fp32":
-            return {"format": "FP32", "seed": seed}
-        return {
-            "format": self.format,
-            "fraction": self.fraction,
-            "rounding": self.rounding,
-            "seed": seed,
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class Round:
-    """One line of rounds.csv.
-
-    Attributes:
-        seed: Seed of the run.
-        round: Round number, from 1.
-        accuracy: Held-out accuracy of the model that a client would hold (quantized).
-        master_accuracy: The same of the server's float32 master.
-        train_loss: Mean loss on the clients' batches.
-        downlink_bytes, uplink_bytes: Serialized bytes, mean over the round's clients.
-        parameter_bytes: Bytes of a client's parameters, mean over the round's clients.
-        seconds: Time of the round.
-    """
-
-    seed: int
-    round: int
-    accuracy: float
-    master_accuracy: float
-    train_loss: float
-    downlink_bytes: float
-    uplink_bytes: float
-    parameter_bytes: float
-    seconds: float
-
-
-def simulate(settings, out, command="", on_round=lambda row, done, total: None):
-    """Runs a simulation and writes summary.json, rounds.csv and accuracy.png.
+    A folder in which the same simulation was interrupted is taken up at its last checkpoint; the
+    results are those of a run without interruption, bit for bit, apart from times. A finished one
+    is left as it is.
 
     Args:
         settings: `Settings`, already checked.
         out: Folder to write into; made if absent.
         command: Command line, for the summary.
         on_round: Called after each round with (Round, rounds done, rounds in all).
+        on_start: Called with one line when the folder holds a run already.
+        restart: Remove what the folder holds of an earlier run and begin anew.
+        workers: Addresses of TFF workers to compute on; none for a local one. With method omc they
+            change no result.
 
     Returns:
         The summary, a dict.
+
+    Raises:
+        WorkerError: A worker died; the same call goes on after the last round.
+        InputError: The folder holds another run, or is in use; or weights to start from that do not
+            fit the model.
     """
-    out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    rows, total = [], settings.rounds * settings.repeats
-
-    def record(row):
-        rows.append(row)
-        on_round(row, len(rows), total)
-
-    with local_runtime():
-        for seed in settings.seeds:
-            _run(settings, seed, record)
-    memory = _client_memory(settings)
-    summary = _summary(settings, rows, memory, command)
-    _write(out, rows, summary)
+    folder = RunFolder(out)
+    with folder.claim(settings, restart):
+        done, total = folder.rounds_done(settings), settings.rounds * settings.repeats
+        summary = folder.summary()
+        if summary is not None:
+            folder.drop_checkpoints()
+            on_start(f"finished already: {out}; --restart begins anew.")
+            return summary
+        if done:
+            on_start(f"resuming {out}: {done} of at most {total} rounds are done.")
+        rows = _train(settings, folder, on_round, workers)
+        task = settings.make_task(settings.seed)
+        dense = sum(v.numpy().nbytes for v in task.build_model().variables)
+        memory = _client_memory(settings, task)
+        summary = write_summary(folder.path, settings, rows, memory, dense, command)
+        folder.drop_checkpoints()
     return summary
 
 
-def _run(settings, seed, record):
-    """One run: builds the process, trains, evaluates after every round."""
-    task = TASKS[settings.task](seed, settings.alpha)
-    process = _build_process(settings, seed, task)
-    state = process.initialize()
-    model = task.build_model()
-    draw = np.random.default_rng([seed, 1])
-    for number in range(1, settings.rounds + 1):
-        chosen = draw.choice(len(task.clients), settings.clients_per_round, replace=False)
-        data = [task.client_dataset(client) for client in chosen]
+def _train(settings, folder, on_round, workers):
+    """All runs, each from its last checkpoint; returns their rows."""
+    before, total = [], settings.rounds * settings.repeats
+    with runtime(workers):
+        for seed in settings.seeds:
+            run = _Run(settings, seed, folder)
+            releases = Releases(folder.path, settings, before + run.progress.rows)
+            while not run.ended:
+                row = run.step()
+                releases.release(row)
+                on_round(row, len(before) + row.round, total)
+            run.finish()
+            before += run.progress.rows
+    return before
+
+
+class _Run:
+    """Rounds of one seed.
+
+    Attributes:
+        progress: `Progress` so far.
+    """
+
+    def __init__(self, settings, seed, folder):
+        self._settings = settings
+        self._seed = seed
+        self._folder = folder
+        self._task = settings.make_task(seed)
+        self._process = build_process(settings, seed, self._task)
+        state = self._process.initialize()
+        self._model = self._task.build_model()
+        self._checkpoints = Checkpoints(folder.checkpoints(seed), settings.checkpoint_seconds)
+        self.progress = self._checkpoints.load(Progress(self._initial(state), []))
+        self._warm = False
+
+    @property
+    def ended(self):
+        """Whether the last round is done, or the run stops early."""
+        rows = self.progress.rows
+        return len(rows) == self._settings.rounds or stops_early(rows, self._settings)
+
+    def step(self):
+        """One round; returns its row."""
+        number = len(self.progress.rows) + 1
+        cohort = draw_cohort(self._task.num_clients, self._settings, self._seed, number)
+        data = cohort.datasets(self._task)
         start = time.perf_counter()
-        state, metrics = process.next(state, data)
+        try:
+            state, metrics = self._process.next(self.progress.state, data)
+        except WorkerError:
+            if self.progress.rows:
+                self._checkpoints.save(self.progress, force=True)
+            raise
         seconds = time.perf_counter() - start
-        weights = process.get_model_weights(state)
+        loss = float(metrics["client_work"]["train"]["loss"])
+        if not cohort.answered:
+            state, loss = _without_answer(self.progress.state, state), math.nan
+        accuracy = master_accuracy = math.nan
+        further = {}
+        if number % self._settings.evaluate_every == 0 or number == self._settings.rounds:
+            held, master = self._evaluate(state, number)
+            accuracy, master_accuracy = held["accuracy"], master["accuracy"]
+            further = {name: value for name, value in held.items() if name != "accuracy"}
         counted = traffic(metrics)
-        weights.assign_weights_to(model)
-        master_accuracy = task.accuracy(model)
-        record(
-            Round(
-                seed=seed,
-                round=number,
-                accuracy=_held_accuracy(task, model, settings.policy(seed), number),
-                master_accuracy=master_accuracy,
-                train_loss=float(metrics["client_work"]["train"]["loss"]),
-                downlink_bytes=counted["downlink_bytes"],
-                uplink_bytes=counted["uplink_bytes"],
-                parameter_bytes=counted["parameter_bytes"],
-                seconds=seconds,
-            )
+        row = Round(
+            seed=self._seed,
+            round=number,
+            accuracy=accuracy,
+            master_accuracy=master_accuracy,
+            train_loss=loss,
+            clients=len(cohort.clients),
+            failed=int(cohort.failed.sum()),
+            stragglers=cohort.stragglers,
+            downlink_bytes=counted["downlink_bytes"],
+            uplink_bytes=counted["uplink_bytes"],
+            parameter_bytes=counted["parameter_bytes"],
+            seconds=seconds,
+            warm=int(self._warm),
+            metrics=further,
         )
+        self._warm = True
+        self.progress = Progress(state, [*self.progress.rows, row])
+        self._checkpoints.save(self.progress, force=self.ended)
+        return row
+
+    def finish(self):
+        """Writes the final weights."""
+        self._weights(self.progress.state).assign_weights_to(self._model)
+        save_weights(self._folder.path, self._seed, self._model)
+
+    def _initial(self, state):
+        if self._settings.init is None:
+            return state
+        load_weights(self._settings.init, self._seed, self._model)
+        weights = self._weights(state).from_model(self._model)
+        return self._process.set_model_weights(state, weights)
+
+    def _weights(self, state):
+        return self._process.get_model_weights(state)
+
+    def _evaluate(self, state, number):
+        self._weights(state).assign_weights_to(self._model)
+        return evaluate(self._task, self._model, self._settings.policy(self._seed), number)
 
 
-def _build_process(settings, seed, task):
-    rate = settings.learning_rate or task.learning_rate
-    client_optimizer = tff.learning.optimizers.build_sgdm(rate)
-    if settings.method == "fp32":
-        server_optimizer = tff.learning.optimizers.build_sgdm(1.0)
-        return build_fp32_fed_avg(task.model_fn, client_optimizer, server_optimizer)
-    return build_weighted_fed_avg(
-        task.model_fn, settings.policy(seed), client_optimizer, uplink=settings.uplink
+def stops_early(rows, settings):
+    """Whether a run ends here, before its last round.
+
+    It ends with the first evaluation at which the accuracy is `target` or better, or the best one
+    is `stop_after` rounds old.
+
+    Args:
+        rows: List of `Round`, of one run.
+        settings: `Settings`.
+    """
+    if not rows or not rows[-1].evaluated:
+        return False
+    if settings.target is not None and rows[-1].accuracy >= settings.target:
+        return True
+    best = max((row for row in rows if row.evaluated), key=lambda row: (row.accuracy, -row.round))
+    return settings.stop_after is not None and rows[-1].round - best.round >= settings.stop_after
+
+
+def _without_answer(before, after):
+    """State after a round in which every client failed: nothing but the counters moved."""
+    return after._replace(
+        global_model_weights=before.global_model_weights,
+        aggregator=before.aggregator,
+        finalizer=before.finalizer,
     )
 
 
-def _held_accuracy(task, model, policy, round_number):
-    """Accuracy of what a client holds after the next download; leaves `model` so quantized."""
-    plan = policy.plan([VariableSpec.of(v) for v in model.variables], round_number, client=0)
-    if all(planned.codec is None for planned in plan):
-        return task.accuracy(model)
-    for variable, planned in zip(model.variables, plan):
-        if planned.codec is not None:
-            variable.assign(planned.codec.decode(planned.codec.encode(variable.read_value())))
-    return task.accuracy(model)
-
-
-def _client_memory(settings):
-    """Peak memory of one client alone; the client with the most examples."""
-    task = TASKS[settings.task](settings.seed, settings.alpha)
-    largest = int(np.argmax([len(labels) for _, labels in task.clients]))
+def _client_memory(settings, task):
+    """Peak memory of one client alone; one with most examples."""
     return measure_client(
         settings.task,
+        settings.task_arguments(settings.seed),
         settings.policy_arguments(settings.seed),
-        largest,
-        settings.seed,
+        task.largest_client,
         settings.learning_rate or task.learning_rate,
         settings.uplink,
     )
-
-
-def _summary(settings, rows, memory, command):
-    last = {row.seed: row for row in rows if row.round == settings.rounds}
-    accuracies = [last[seed].accuracy for seed in settings.seeds]
-    dense = sum(v.numpy().nbytes for v in TASKS[settings.task](0).build_model().variables)
-    # The first round of a run traces and warms up.
-    steady = [row.seconds for row in rows if row.round > 1] or [row.seconds for row in rows]
-
-    def mean(field):
-        return statistics.fmean(getattr(row, field) for row in rows)
-
-    return {
-        **dataclasses.asdict(settings),
-        "format": "FP32" if settings.method == "fp32" else settings.format,
-        "seeds": settings.seeds,
-        "accuracy": statistics.fmean(accuracies),
-        "accuracy_by_seed": accuracies,
-        "accuracy_std": statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0,
-        "master_accuracy": statistics.fmean(last[s].master_accuracy for s in settings.seeds),
-        "parameter_bytes": round(mean("parameter_bytes")),
-        "dense_parameter_bytes": dense,
-        "peak_memory_bytes": memory["peak_bytes"],
-        "process_peak_bytes": memory["process_peak_bytes"],
-        "client_memory": memory,
-        "downlink_bytes_per_client_round": round(mean("downlink_bytes")),
-        "uplink_bytes_per_client_round": round(mean("uplink_bytes")),
-        "rounds_per_minute": 60 / statistics.fmean(steady),
-        "versions": {
-            "omc": omc.__version__,
-            "tensorflow": tf.__version__,
-            "tensorflow_federated": tff.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "command": command,
-    }
-
-
-def _write(out, rows, summary):
-    with open(out / "rounds.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Round)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
-    accuracy_curves({_label(summary): curves(rows)}, out / "accuracy.png")
-    # Last, so that a folder with a summary is a finished run.
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-
-
-def _label(summary):
-    method, fmt = summary["method"], summary["format"]
-    return "FP32 FedAvg" if method == "fp32" else f"{method} {fmt}, {summary['fraction']:g}"
-
-
-def curves(rows):
-    """Curves for the picture: one a seed, of (round, accuracy, megabytes through a client)."""
-    result = {}
-    for row in rows:
-        curve = result.setdefault(row.seed, [])
-        before = curve[-1][2] if curve else 0.0
-        traffic_mb = (row.downlink_bytes + row.uplink_bytes) / 1e6
-        curve.append((row.round, row.accuracy, before + traffic_mb))
-    return list(result.values())
-
-
-def read_rows(folder):
-    """Rows of a finished run's rounds.csv, as `Round`s."""
-    with open(pathlib.Path(folder) / "rounds.csv", newline="", encoding="utf-8") as file:
-        types = {field.name: field.type for field in dataclasses.fields(Round)}
-        return [
-            Round(**{key: types[key](value) for key, value in line.items()})
-            for line in csv.DictReader(file)
-        ]

@@ -202,5 +202,7 @@ def _wrap_around(model, artifact):
 
 
 def _planned(variable, entry):
-    fmt = entry.codec.format if entry.codec else FP32
-    return PlannedVariable(VariableSpec.of(variable), fmt, "as in the artifact")
+    spec, codec, reason = VariableSpec.of(variable), entry.codec, "as in the artifact"
+    if codec is None:
+        return PlannedVariable(spec, FP32, reason)
+    return PlannedVariable(spec, codec.format, reason, transform=codec.transform)

@@ -36,15 +36,21 @@ def traffic(metrics):
         metrics: What `process.next` returned beside the state.
 
     Returns:
-        Dict of numbers: clients, and per client and round downlink_bytes, uplink_bytes and
-        parameter_bytes (what the model's variables take on the client).
+        Dict of numbers: clients; answers (clients that had data and so sent something); mean per
+        client downlink_bytes and parameter_bytes (what the model's variables take on the client);
+        mean per answer uplink_bytes, 0 without any.
     """
     counted = metrics["client_work"].get("traffic")
     if counted is None:
         counted = {**metrics["distributor"], **metrics["aggregator"]}
-    clients = int(counted["clients"])
-    keys = ("downlink_bytes", "uplink_bytes", "parameter_bytes")
-    return {"clients": clients, **{key: int(counted[key]) / clients for key in keys}}
+    clients, answers = int(counted["clients"]), int(counted["answers"])
+    return {
+        "clients": clients,
+        "answers": answers,
+        "downlink_bytes": int(counted["downlink_bytes"]) / clients,
+        "uplink_bytes": int(counted["uplink_bytes"]) / max(answers, 1),
+        "parameter_bytes": int(counted["parameter_bytes"]) / clients,
+    }
 
 
 def _count(value_type):
@@ -90,8 +96,15 @@ class _CountingMean(tff.aggregators.WeightedAggregationFactory):
     """TFF's weighted mean, with the bytes of what clients send in its measurements."""
 
     def create(self, value_type, weight_type):
-        mean = tff.aggregators.MeanFactory().create(value_type, weight_type)
+        # Where no client answers, the mean is 0 and the weights stay.
+        mean = tff.aggregators.MeanFactory(no_nan_division=True).create(value_type, weight_type)
         count = _count(value_type)
+
+        @tff.tensorflow.computation(count.type_signature.result, weight_type)
+        def count_answer(counts, weight):
+            answers = tf.cast(weight > 0, tf.int64)  # Without data a client has nothing to send.
+            uplink_bytes = answers * counts["serialized_bytes"]
+            return collections.OrderedDict(answers=answers, uplink_bytes=uplink_bytes)
 
         @tff.federated_computation(
             mean.initialize.type_signature.result,
@@ -100,10 +113,8 @@ class _CountingMean(tff.aggregators.WeightedAggregationFactory):
         )
         def next_fn(state, value, weight):
             output = mean.next(state, value, weight)
-            counts = tff.federated_sum(tff.federated_map(count, value))
-            measurements = tff.federated_zip(
-                collections.OrderedDict(uplink_bytes=counts["serialized_bytes"])
-            )
+            counts = tff.federated_map(count_answer, (tff.federated_map(count, value), weight))
+            measurements = tff.federated_sum(counts)
             return tff.templates.MeasuredProcessOutput(output.state, output.result, measurements)
 
         return tff.templates.AggregationProcess(mean.initialize, next_fn)

@@ -111,11 +111,13 @@ class ClientTrainer:
         self._model.reset_metrics()
         examples, finite = self._steps(dataset)
         result, error, energy = self._answer(received, seed)
+        answers = tf.cast(examples > 0.0, tf.int64)  # Without data a client has nothing to send.
         stats = collections.OrderedDict(
+            answers=answers,
             clients=tf.constant(1, tf.int64),
             downlink_bytes=models.serialized_nbytes(received),
             parameter_bytes=_parameter_nbytes(self._variables),
-            uplink_bytes=models.serialized_nbytes(result),
+            uplink_bytes=answers * models.serialized_nbytes(result),
             uplink_energy=energy,
             uplink_error=error,
         )
@@ -210,12 +212,15 @@ def train_client(plan, optimizer, uplink, received, dataset, client, round_numbe
 
 def summarize(stats):
     """Traffic of a round, a dict of tensors, out of its clients' summed stats."""
-    clients = tf.cast(stats["clients"], tf.float32)
+    clients, answers = (tf.cast(stats[key], tf.float32) for key in ("clients", "answers"))
     distortion = tf.math.divide_no_nan(stats["uplink_error"], stats["uplink_energy"])
-    summary = collections.OrderedDict(clients=stats["clients"])
+    summary = collections.OrderedDict(answers=stats["answers"], clients=stats["clients"])
     for key in ("downlink_bytes", "parameter_bytes", "uplink_bytes"):
         summary[key] = stats[key]
-        summary[f"{key}_per_client"] = tf.cast(stats[key], tf.float32) / clients
+        number = answers if key == "uplink_bytes" else clients
+        summary[f"{key}_per_client"] = tf.math.divide_no_nan(
+            tf.cast(stats[key], tf.float32), number
+        )
     summary["uplink_distortion"] = distortion
     return summary
 

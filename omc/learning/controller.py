@@ -89,7 +89,7 @@ def _build_work(plan, optimizer, uplink, data_type):
 class ControlledFedAvg:
     """A process with the methods of `tff.learning.templates.LearningProcess`.
 
-    It runs inside `omc.learning.local_runtime()` or `remote_runtime(addresses)`. Its state has the
+    It runs inside `omc.learning.local_runtime()` or `remote_runtime(workers)`. Its state has the
     structure of `build_weighted_fed_avg`'s, of numpy values.
     """
 

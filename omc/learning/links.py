@@ -8,6 +8,7 @@ import contextlib
 import queue
 import threading
 import time
+from concurrent import futures
 
 import grpc
 import tensorflow_federated as tff
@@ -35,11 +36,11 @@ _GONE = (
 )
 
 
-def parse_addresses(addresses):
+def parse_addresses(workers):
     """Checks addresses of workers.
 
     Args:
-        addresses: Iterable of "host:port"; an IPv6 host in brackets.
+        workers: Iterable of "host:port"; an IPv6 host in brackets.
 
     Returns:
         List of them, stripped of spaces.
@@ -48,27 +49,57 @@ def parse_addresses(addresses):
         InputTypeError: A string, or an entry that is none.
         InputError: None at all, one twice, or one without a host or a port of 1 to 65535.
     """
-    if isinstance(addresses, (str, bytes)) or not isinstance(addresses, collections.abc.Iterable):
-        raise InputTypeError("addresses", "a list of host:port", type(addresses).__name__)
+    if isinstance(workers, (str, bytes)) or not isinstance(workers, collections.abc.Iterable):
+        raise InputTypeError("workers", "a list of host:port", type(workers).__name__)
     result = []
-    for address in addresses:
+    for address in workers:
         if not isinstance(address, str):
-            raise InputTypeError("addresses", "a list of host:port", repr(address))
+            raise InputTypeError("workers", "a list of host:port", repr(address))
         address = address.strip()
         host, _, port = address.rpartition(":")
         plain = host.strip("[]") if host.startswith("[") and host.endswith("]") else host
         known = plain and "/" not in host and " " not in host and (plain != host or ":" not in host)
         if not (known and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise InputError(
-                "addresses", "host:port with a port of 1 to 65535", repr(address),
+                "workers", "host:port with a port of 1 to 65535", repr(address),
                 "for example 192.168.0.7:8000.",
             )  # fmt: skip
         if address in result:
-            raise InputError("addresses", "every worker once", f"{address} twice")
+            raise InputError("workers", "every worker once", f"{address} twice")
         result.append(address)
     if not result:
-        raise InputError("addresses", "at least one host:port", "none")
+        raise InputError("workers", "at least one host:port", "none")
     return result
+
+
+def open_links(workers):
+    """Connects to workers, all of which answer.
+
+    Args:
+        workers: As in `parse_addresses`.
+
+    Returns:
+        List of `Link`.
+
+    Raises:
+        InputError, InputTypeError: As `parse_addresses`.
+        WorkerError: One does not answer within 5 seconds.
+    """
+    links = [Link(address) for address in parse_addresses(workers)]
+    try:
+        with futures.ThreadPoolExecutor(len(links)) as pool:
+            for check in [pool.submit(link.check) for link in links]:
+                check.result()
+    except BaseException:
+        close_links(links)
+        raise
+    return links
+
+
+def close_links(links):
+    """Closes all of them."""
+    for link in links:
+        link.close()
 
 
 class Link(tff.framework.RemoteExecutorStub):
@@ -110,7 +141,7 @@ class Link(tff.framework.RemoteExecutorStub):
         else:
             return
         raise WorkerError(
-            "addresses", expected, got, "start one there with python -m tff_sims.workers."
+            "workers", expected, got, "start one there with python -m tff_sims.workers."
         )
 
     def alive(self, seconds):
@@ -204,7 +235,7 @@ class Link(tff.framework.RemoteExecutorStub):
     def _gone(self, why):
         return WorkerError(
             "workers", f"worker {self.address} to stay until the end", why,
-            "see whether it died (out of memory?), start it again and run the same command.",
+            "start it again (did it run out of memory?); a simulation's same command goes on.",
         )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ def build_weighted_fed_avg(
         w <- server_optimizer(w, mean_k(Q(w'_k - w_k)))     uplink "update"
 
     with the mean weighted by examples, w'_k what client k received and w_k what it ended with.
+    A client whose dataset is empty downloads and sends nothing: so a simulation lets clients fail.
 
     Args:
         model_fn: As in TFF: no-arg function that builds a `tff.learning.models.VariableModel` anew.

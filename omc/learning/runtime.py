@@ -1,16 +1,15 @@
 """Where TFF computations run: in a local worker, or in workers on other machines.
 
-Inside `local_runtime()` or `remote_runtime(addresses)` any TFF computation can be called, and the
+Inside `local_runtime()` or `remote_runtime(workers)` any TFF computation can be called, and the
 processes of `omc.learning.controller` find the workers to give clients' work to.
 """
 
 import asyncio
+import atexit
 import collections
 import contextlib
+import gc
 import queue
-import signal
-import sys
-import threading
 from concurrent import futures
 
 import tensorflow_federated as tff
@@ -18,11 +17,12 @@ from tensorflow_federated.python.core.environments.tensorflow_frontend import (
     tensorflow_computation,
     tensorflow_computation_context,
 )
+from tensorflow_federated.python.core.impl.context_stack import runtime_error_context
 
 from omc import kernels
 from omc.errors import InputError
 from omc.learning import links as links_lib
-from omc.learning.worker_processes import running_workers
+from omc.learning.worker_processes import running_workers, sigterm_exits
 
 CLIENTS_AT_ONCE = 4
 """Clients that one worker trains at the same time in `Runtime.map`."""
@@ -43,18 +43,18 @@ def local_runtime():
     Raises:
         WorkerError: From computations inside, when the worker died.
     """
-    with _sigterm_exits(), running_workers() as addresses, _running(addresses) as runtime:
+    with sigterm_exits(), running_workers() as addresses, _running(addresses) as runtime:
         yield runtime
 
 
 @contextlib.contextmanager
-def remote_runtime(addresses, patience=30.0):
+def remote_runtime(workers, patience=30.0):
     """Context in which TFF computations run in workers that were started elsewhere.
 
     TFF's protocol has no password and no encryption: trusted networks or an SSH tunnel only.
 
     Args:
-        addresses: List of "host:port".
+        workers: List of addresses, "host:port".
         patience: Seconds without any answer after which a worker counts as dead. One whose process
             ends is noticed at once.
 
@@ -66,8 +66,7 @@ def remote_runtime(addresses, patience=30.0):
         WorkerError: A worker does not answer at the start (within 5 seconds); from computations
             inside: one died or fell silent.
     """
-    addresses = links_lib.parse_addresses(addresses)
-    with _sigterm_exits(), _running(addresses) as runtime:
+    with sigterm_exits(), _running(workers) as runtime:
         watch = links_lib.Watch(runtime.links, patience)
         try:
             yield runtime
@@ -221,11 +220,8 @@ def _context_arguments(link):
 
 @contextlib.contextmanager
 def _running(addresses):
-    links = [links_lib.Link(address) for address in addresses]
+    links = links_lib.open_links(addresses)
     try:
-        with futures.ThreadPoolExecutor(len(links)) as pool:
-            for check in [pool.submit(link.check) for link in links]:
-                check.result()
         runtime = Runtime(links)
         _RUNTIMES.append(runtime)
         try:
@@ -234,26 +230,21 @@ def _running(addresses):
         finally:
             _RUNTIMES.remove(runtime)
     finally:
-        for link in links:
-            link.close()
-
-
-@contextlib.contextmanager
-def _sigterm_exits():
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        links_lib.close_links(links)
 
 
 def _traced_for_a_worker():
     # Private TFF: nothing public names the context that a computation is traced in.
     current = tff.framework.get_context_stack().current
     return isinstance(current, tensorflow_computation_context.TensorFlowComputationContext)
+
+
+@atexit.register
+def _release_default_context():
+    # Its finalizer complains when the interpreter is half gone.
+    none = runtime_error_context.RuntimeErrorContext()
+    tff.framework.get_context_stack().set_default_context(none)
+    gc.collect()
 
 
 # TFF's worker loads no ops of ours.

@@ -6,8 +6,11 @@
 import contextlib
 import functools
 import os
+import signal
 import socket
 import subprocess
+import sys
+import threading
 import uuid
 
 import portpicker
@@ -70,6 +73,19 @@ def running_workers(ports=(None,)):
         for process in processes:
             process.kill()
             process.wait()
+
+
+@contextlib.contextmanager
+def sigterm_exits():
+    """Context in which SIGTERM raises SystemExit (status 143), so that everything is cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def workers():

@@ -139,8 +139,13 @@ def manual_round(policy, batch=5):
     return [np.asarray(value) / weight for value in total]
 
 
-def test_a_round_is_the_weighted_mean_of_clients_that_train_on_codes():
-    policy = Policy("S1E3M7")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"transform": None}, {"weight_matrices_only": False}],
+    ids=["default", "no transform", "everything quantized"],
+)
+def test_a_round_is_the_weighted_mean_of_clients_that_train_on_codes(options):
+    policy = Policy("S1E3M7", rounding="nearest", **options)
     weights, _ = run(build_weighted_fed_avg(model_fn, policy, SGD(0.1)), rounds=1)
     for ours, want in zip(weights, manual_round(policy)):
         # A code can differ where a sum lies within float error of the middle of two codes.

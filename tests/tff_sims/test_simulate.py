@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from tff_sims import demo
-from tff_sims.simulate import check
-from tff_sims.simulation import Settings
+from tff_sims.settings import Settings, check
 from tff_sims.tasks.base import dirichlet_split
 from tff_sims.tasks.digits import digits
 
@@ -119,10 +118,11 @@ def test_help_explains_itself():
 
 def test_digits_is_split_without_overlap_and_by_seed():
     task, again, other = digits(3), digits(3), digits(4)
-    assert len(task.clients) >= 60
-    sizes = [len(labels) for _, labels in task.clients]
+    assert task.num_clients == 60
+    sizes = [len(task.examples(client)[1]) for client in range(60)]
     assert sum(sizes) + len(task.test[1]) == 1797 and min(sizes) >= 2
-    np.testing.assert_array_equal(task.clients[7][0], again.clients[7][0])
+    assert sizes[task.largest_client] == max(sizes)
+    np.testing.assert_array_equal(task.examples(7)[0], again.examples(7)[0])
     assert not np.array_equal(task.test[1], other.test[1])
 
 

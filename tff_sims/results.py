@@ -1,0 +1,303 @@
+"""What a simulation leaves behind: rounds.csv, TensorBoard, weights, picture and summary.json."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import pathlib
+import platform
+import shutil
+import statistics
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+import omc
+from omc.errors import InputError
+from omc.measurement.plots import accuracy_curves
+from tff_sims.waiting import wait_for
+
+_KEY = "step"
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """One line of rounds.csv.
+
+    Attributes:
+        seed: Seed of the run.
+        round: Round number, from 1.
+        accuracy: Held-out accuracy of the model that a client would hold (quantized); NaN in a
+            round without evaluation.
+        master_accuracy: The same of the server's float32 master.
+        train_loss: Mean loss on the clients' batches; NaN where every client failed.
+        clients: Clients drawn.
+        failed: Clients of these that failed.
+        stragglers: Clients of these that were cut off.
+        downlink_bytes: Serialized bytes, mean over the drawn clients.
+        uplink_bytes: Serialized bytes, mean over the clients that answered; 0 where none did.
+        parameter_bytes: Bytes of a client's parameters, mean over the drawn clients.
+        seconds: Time of the round, without evaluation.
+        warm: 0 in the first round after a start, which includes tracing, otherwise 1.
+        metrics: Further held-out metrics of the task, dict; columns of their own.
+    """
+
+    seed: int
+    round: int
+    accuracy: float
+    master_accuracy: float
+    train_loss: float
+    clients: int
+    failed: int
+    stragglers: int
+    downlink_bytes: float
+    uplink_bytes: float
+    parameter_bytes: float
+    seconds: float
+    warm: int
+    metrics: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def evaluated(self):
+        """Whether there are held-out metrics."""
+        return not math.isnan(self.accuracy)
+
+    def flat(self):
+        """The columns of rounds.csv, a dict."""
+        columns = dataclasses.asdict(self)
+        metrics = columns.pop("metrics")
+        return {**columns, **metrics}
+
+
+_FIXED = {f.name: f.type for f in dataclasses.fields(Round) if f.name != "metrics"}
+
+
+class Releases:
+    """Rounds as they come, through TFF's release managers: rounds.csv and TensorBoard.
+
+    The program state holds all rows up to its round. So whatever a killed program wrote, half wrote
+    or had no time to write is replaced by these rows at the start.
+    """
+
+    def __init__(self, out, settings, rows):
+        """Starts from the rows of the program states.
+
+        Args:
+            out: Folder.
+            settings: `Settings`.
+            rows: List of `Round`, of all runs so far.
+        """
+        self._settings = settings
+        path = pathlib.Path(out) / "rounds.csv"
+        _write_rows(path, [(self._step(row), row) for row in rows])
+        self._csv = tff.program.CSVFileReleaseManager(path, key_fieldname=_KEY)
+        self._boards = {}
+        self._folder = pathlib.Path(out) / "tensorboard"
+        shutil.rmtree(self._folder, ignore_errors=True)
+        for row in rows:
+            self._to_board(row)
+
+    def release(self, row):
+        """Adds a round."""
+        wait_for(self._csv.release(row.flat(), self._step(row)))
+        self._to_board(row)
+
+    def _step(self, row):
+        return (row.seed - self._settings.seed) * self._settings.rounds + row.round
+
+    def _to_board(self, row):
+        if not self._settings.tensorboard:
+            return
+        if row.seed not in self._boards:
+            folder = self._folder / f"seed-{row.seed}"
+            self._boards = {row.seed: tff.program.TensorBoardReleaseManager(folder)}
+        numbers = {k: v for k, v in row.flat().items() if k not in ("seed", "round")}
+        numbers = {k: v for k, v in numbers.items() if not math.isnan(v)}
+        wait_for(self._boards[row.seed].release(numbers, row.round))
+
+
+def _write_rows(path, rows):
+    metrics = dict.fromkeys(name for _, row in rows for name in row.metrics)
+    with io.StringIO(newline="") as text:
+        writer = csv.DictWriter(text, [_KEY, *_FIXED, *metrics])
+        writer.writeheader()
+        writer.writerows({_KEY: step, **row.flat()} for step, row in rows)
+        write_whole(path, text.getvalue().encode())
+
+
+def write_whole(path, data):
+    """Writes a file whole or not at all, whenever the program is killed.
+
+    Args:
+        path: pathlib.Path.
+        data: bytes.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def read_rows(folder):
+    """Rows of a run's rounds.csv, as `Round`s."""
+    with open(pathlib.Path(folder) / "rounds.csv", newline="", encoding="utf-8") as file:
+        rows = []
+        for line in csv.DictReader(file):
+            fixed = {name: type_(line[name]) for name, type_ in _FIXED.items()}
+            metrics = {
+                name: float(value)
+                for name, value in line.items()
+                if name not in _FIXED and name != _KEY and value
+            }
+            rows.append(Round(**fixed, metrics=metrics))
+        return rows
+
+
+def curves(rows):
+    """Curves for the picture: one a seed, of (round, accuracy, megabytes through a client)."""
+    result, megabytes = {}, {}
+    for row in rows:
+        megabytes[row.seed] = (
+            megabytes.get(row.seed, 0.0) + (row.downlink_bytes + row.uplink_bytes) / 1e6
+        )
+        if row.evaluated:
+            point = (row.round, row.accuracy, megabytes[row.seed])
+            result.setdefault(row.seed, []).append(point)
+    return list(result.values())
+
+
+def save_weights(out, seed, model):
+    """Writes the float32 master of a finished run to weights-SEED.npz.
+
+    Args:
+        out: Folder.
+        seed: Seed of the run.
+        model: Keras model that holds the weights: trainable ones first, then the others.
+    """
+    arrays = {f"{i:04d} {v.name}": v.numpy() for i, v in enumerate(_variables(model))}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_whole(pathlib.Path(out) / f"weights-{seed}.npz", buffer.getvalue())
+
+
+def load_weights(folder, seed, model):
+    """Sets a Keras model to the final float32 master of an earlier run.
+
+    Args:
+        folder: Folder of the earlier run.
+        seed: Run to take; if the folder holds a single run, that one whatever its seed.
+        model: Keras model of the same shapes.
+
+    Raises:
+        InputError: No such run, or a model of other shapes.
+    """
+    files = sorted(pathlib.Path(folder).glob("weights-*.npz"))
+    own = [path for path in files if path.name == f"weights-{seed}.npz"]
+    if not own and len(files) != 1:
+        found = ", ".join(path.name for path in files)
+        raise InputError("init", f"a folder with weights-{seed}.npz", f"{folder} with {found}")
+    with np.load((own or files)[0]) as archive:
+        arrays = [archive[name] for name in sorted(archive.files)]
+    variables = _variables(model)
+    shapes, wanted = [a.shape for a in arrays], [tuple(v.shape) for v in variables]
+    if shapes != wanted:
+        differing = next((s for s, w in zip(shapes, wanted) if s != w), len(shapes))
+        raise InputError(
+            "init",
+            f"weights of this task's model ({len(wanted)} variables)",
+            f"those of another in {folder} ({len(shapes)} variables; the first that differs has "
+            f"shape {differing})"
+            if len(shapes) == len(wanted)
+            else f"{len(shapes)} variables in {folder}",
+        )
+    for variable, array in zip(variables, arrays):
+        variable.assign(array)
+
+
+def _variables(model):
+    return [*model.trainable_variables, *model.non_trainable_variables]
+
+
+def write_summary(out, settings, rows, memory, dense_bytes, command):
+    """Draws accuracy.png and writes summary.json.
+
+    Args:
+        out: Folder.
+        settings: `Settings`.
+        rows: List of `Round`, of all runs.
+        memory: Dict of `tff_sims.client_process.measure_client`.
+        dense_bytes: Bytes of the model's variables in float32.
+        command: Command line, or "".
+
+    Returns:
+        The summary, a dict.
+    """
+    summary = _summary(settings, rows, memory, dense_bytes, command)
+    picture = pathlib.Path(out) / "accuracy.png"
+    accuracy_curves({_label(summary): curves(rows)}, picture)
+    # Last, so that a folder with a summary is a finished run.
+    text = json.dumps(summary, indent=2) + "\n"
+    write_whole(pathlib.Path(out) / "summary.json", text.encode())
+    return summary
+
+
+def _summary(settings, rows, memory, dense_bytes, command):
+    last = {row.seed: row for row in rows if row.evaluated}
+    last = [last[seed] for seed in settings.seeds]
+    ends = {row.seed: row.round for row in rows}
+    steady = [row.seconds for row in rows if row.warm] or [row.seconds for row in rows]
+    answered = [row for row in rows if row.failed < row.clients] or rows
+
+    def mean(field, among=rows):
+        return statistics.fmean(getattr(row, field) for row in among)
+
+    def by_seed(name, values):
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        return {
+            name: statistics.fmean(values), f"{name}_by_seed": values, f"{name}_std": spread,
+        }  # fmt: skip
+
+    summary = {
+        **dataclasses.asdict(settings),
+        "format": "FP32" if settings.method == "fp32" else settings.format,
+        "seeds": settings.seeds,
+        "rounds_by_seed": [ends[seed] for seed in settings.seeds],
+        **by_seed("accuracy", [row.accuracy for row in last]),
+        "master_accuracy": mean("master_accuracy", last),
+    }
+    for name in last[0].metrics:
+        summary.update(by_seed(name, [row.metrics[name] for row in last]))
+    return {
+        **summary,
+        "failed_share": sum(row.failed for row in rows) / sum(row.clients for row in rows),
+        "straggler_share": sum(row.stragglers for row in rows) / sum(row.clients for row in rows),
+        "rounds_without_answer": sum(row.failed == row.clients for row in rows),
+        "parameter_bytes": round(mean("parameter_bytes")),
+        "dense_parameter_bytes": dense_bytes,
+        "peak_memory_bytes": memory["peak_bytes"],
+        "process_peak_bytes": memory["process_peak_bytes"],
+        "client_memory": memory,
+        "downlink_bytes_per_client_round": round(mean("downlink_bytes")),
+        "uplink_bytes_per_client_round": round(mean("uplink_bytes", answered)),
+        "rounds_per_minute": 60 / statistics.fmean(steady),
+        "versions": versions(),
+        "command": command,
+    }
+
+
+def versions():
+    """Versions that a result depends on, a dict."""
+    return {
+        "omc": omc.__version__,
+        "tensorflow": tf.__version__,
+        "tensorflow_federated": tff.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _label(summary):
+    method, fmt = summary["method"], summary["format"]
+    return "FP32 FedAvg" if method == "fp32" else f"{method} {fmt}, {summary['fraction']:g}"

@@ -1,0 +1,221 @@
+"""Everything that decides a simulation, and what is allowed."""
+
+import dataclasses
+import math
+import os
+import tempfile
+from typing import Optional
+
+import omc
+from omc.errors import OmcError
+from omc.formats import Format
+from tff_sims.tasks import TASKS
+
+METHODS = ("fp32", "omc")
+ROUNDINGS = ("nearest", "stochastic")
+UPLINKS = ("weights", "update")
+TRANSFORMS = ("pvt", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The flags of `tff_sims.simulate`.
+
+    Attributes:
+        task: Key of `tff_sims.tasks.TASKS`.
+        method: "fp32" (TFF's own federated averaging) or "omc".
+        format: Format of quantized variables; not used by method fp32.
+        fraction: Share of the eligible variables that is quantized.
+        transform: "pvt" (scale and offset around each variable's codes) or "none".
+        weight_matrices_only: Leave biases and the like in float32.
+        rounding: "nearest" or "stochastic", during the clients' training.
+        uplink: "weights" or "update".
+        rounds: Most rounds of one run.
+        clients: Size of the population; None for the task's.
+        clients_per_round: Clients drawn in a round.
+        dropout: Probability that a drawn client fails in a round.
+        stragglers: Probability that a drawn client is cut off before it is done.
+        split: How data is split over clients; None for the task's default.
+        alpha: Dirichlet concentration of the split.
+        domain: Part of the task's world; None for the task's default.
+        init: Folder of a finished run whose weights to start from, or None.
+        learning_rate: Rate of the clients' optimizer; None for the task's.
+        evaluate_every: Rounds from one evaluation to the next; the last round always has one.
+        stop_after: Rounds without a better accuracy after which a run ends; None for never.
+        target: Accuracy at which a run ends; None for never.
+        seed: Seed of the first run.
+        repeats: Runs, with seeds seed, seed + 1, ...
+        checkpoint_seconds: A checkpoint is written when the last one is older than this.
+        tensorboard: Write rows for TensorBoard, too.
+    """
+
+    task: str = "digits"
+    method: str = "omc"
+    format: str = "S1E3M7"
+    fraction: float = 0.9
+    transform: str = "pvt"
+    weight_matrices_only: bool = True
+    rounding: str = "stochastic"
+    uplink: str = "weights"
+    rounds: int = 60
+    clients: Optional[int] = None
+    clients_per_round: int = 10
+    dropout: float = 0.0
+    stragglers: float = 0.0
+    split: Optional[str] = None
+    alpha: float = 0.5
+    domain: Optional[str] = None
+    init: Optional[str] = None
+    learning_rate: Optional[float] = None
+    evaluate_every: int = 1
+    stop_after: Optional[int] = None
+    target: Optional[float] = None
+    seed: int = 0
+    repeats: int = 1
+    checkpoint_seconds: float = 10.0
+    tensorboard: bool = False
+
+    @property
+    def seeds(self):
+        """Seeds of the runs."""
+        return list(range(self.seed, self.seed + self.repeats))
+
+    def policy(self, seed):
+        """The `omc.Policy` of one run; FP32 for method fp32."""
+        return omc.Policy(**self.policy_arguments(seed))
+
+    def policy_arguments(self, seed):
+        """Arguments of `policy`, as plain values."""
+        if self.method == "fp32":
+            return {"format": "FP32", "seed": seed}
+        return {
+            "format": self.format,
+            "fraction": self.fraction,
+            "transform": self.transform,
+            "weight_matrices_only": self.weight_matrices_only,
+            "rounding": self.rounding,
+            "seed": seed,
+        }
+
+    def make_task(self, seed):
+        """The `Task` of one run.
+
+        Raises:
+            OmcError: The task does not allow what is asked for.
+        """
+        return TASKS[self.task](**self.task_arguments(seed))
+
+    def task_arguments(self, seed):
+        """Arguments of `make_task`'s function, as plain values."""
+        return {
+            "seed": seed,
+            "split": self.split,
+            "alpha": self.alpha,
+            "clients": self.clients,
+            "domain": self.domain,
+        }
+
+
+def check(settings, out):
+    """Why a simulation cannot start, in one line that says what is allowed; None if it can.
+
+    Args:
+        settings: `Settings` as the user gave them.
+        out: Folder for the results.
+    """
+    for find in (_wrong_name, _wrong_number, _wrong_init, _wrong_task):
+        problem = find(settings)
+        if problem:
+            return problem
+    return _unwritable(out)
+
+
+def refusal(flag, expected, got):
+    """The line that refuses a flag."""
+    return f"--{flag}: expected {expected}, but got {got!r}."
+
+
+def _wrong_name(settings):
+    allowed = {
+        "task": sorted(TASKS),
+        "method": METHODS,
+        "rounding": ROUNDINGS,
+        "uplink": UPLINKS,
+        "transform": TRANSFORMS,
+    }
+    for flag, values in allowed.items():
+        if getattr(settings, flag) not in values:
+            return refusal(flag, f"one of {', '.join(values)}", getattr(settings, flag))
+    task = TASKS[settings.task]
+    for flag, values in (("split", task.splits), ("domain", task.domains)):
+        value = getattr(settings, flag)
+        if value is not None and value not in values:
+            names = f"one of {', '.join(values)}" if values else "none"
+            return refusal(flag, f"{names} with task {settings.task}", value)
+    try:
+        Format.parse(settings.format)
+    except OmcError as error:
+        return refusal("format", error.expected, settings.format)
+    return None
+
+
+_RANGES = (
+    (("fraction",), lambda v: 0 <= v <= 1, "a number from 0 to 1"),
+    (("dropout", "stragglers"), lambda v: 0 <= v < 1, "a number from 0 to below 1"),
+    (
+        ("rounds", "clients", "clients_per_round", "repeats", "evaluate_every", "stop_after"),
+        lambda v: v >= 1,
+        "at least 1",
+    ),
+    (("alpha", "learning_rate"), lambda v: 0 < v < math.inf, "a number above 0"),
+    (("target",), lambda v: 0 < v <= 1, "an accuracy above 0, at most 1"),
+    (("seed",), lambda v: v >= 0, "at least 0"),
+    (("checkpoint_seconds",), lambda v: 0 <= v < math.inf, "a number of seconds from 0"),
+)
+
+
+def _wrong_number(settings):
+    for flags, allowed, expected in _RANGES:
+        for flag in flags:
+            value = getattr(settings, flag)
+            if value is not None and not allowed(value):
+                return refusal(flag, expected, value)
+    return None
+
+
+def _wrong_init(settings):
+    if settings.init is not None and not _has_weights(settings.init):
+        expected = "the folder of a finished run, with its weights-SEED.npz"
+        return refusal("init", expected, settings.init)
+    return None
+
+
+def _has_weights(folder):
+    return os.path.isdir(folder) and any(
+        name.startswith("weights-") and name.endswith(".npz") for name in os.listdir(folder)
+    )
+
+
+def _wrong_task(settings):
+    try:
+        task = settings.make_task(settings.seed)
+    except OmcError as error:
+        return refusal(error.argument, error.expected, error.got)
+    if settings.clients_per_round > task.num_clients:
+        return refusal(
+            "clients_per_round",
+            f"at most {task.num_clients}, the clients of task {settings.task}",
+            settings.clients_per_round,
+        )
+    return None
+
+
+def _unwritable(out):
+    if not out:
+        return "--out: expected a folder for the results, but got none."
+    try:  # Tried, not asked: permissions do not tell of full or read-only disks.
+        os.makedirs(out, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return None
+    except OSError as error:
+        return f"--out: expected a folder that can be written, but got {out!r} ({error.strerror})."
