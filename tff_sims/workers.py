@@ -62,6 +62,7 @@ def main():
         help="name or address under which the simulating machine reaches this one, for the lines "
         "that are printed (localhost); TFF's worker itself always listens on every interface",
     )
+    parser.error = lambda message: _fail(2, message)  # One line, without the usage.
     arguments = parser.parse_args()
     if arguments.port + arguments.count - 1 > 65535:
         _fail(2, f"--port: expected room for {arguments.count} ports, but got {arguments.port}.")

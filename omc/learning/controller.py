@@ -224,4 +224,5 @@ def _crossed(runtime):
 
 
 def _to_numpy(value):
-    return tf.nest.map_structure(lambda tensor: np.asarray(tensor), value)
+    # Through TensorFlow, which takes a Python float for float32.
+    return tf.nest.map_structure(lambda leaf: tf.convert_to_tensor(leaf).numpy(), value)
