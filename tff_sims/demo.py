@@ -1,7 +1,7 @@
 """The main demonstration: digits with FP32 FedAvg and with OMC, side by side.
 
 Runs `tff_sims.simulate` for both methods over three seeds, into OUT/fp32 and OUT/omc, prints one
-table and draws OUT/accuracy.png.
+table and draws OUT/accuracy.png. Interrupted, it goes on where it was.
 """
 
 import argparse
@@ -51,9 +51,16 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", default="runs/demo", help="folder for the results")
-    out = pathlib.Path(parser.parse_args().out)
+    parser.add_argument("--restart", action="store_true", help="remove earlier results first")
+    chosen = parser.parse_args()
+    out = pathlib.Path(chosen.out)
     for method, arguments in METHODS.items():
-        flags = [*COMMON, *arguments, f"--out={out / method}"]
+        flags = [
+            *COMMON,
+            *arguments,
+            f"--out={out / method}",
+            *(["--restart"] if chosen.restart else []),
+        ]
         print("python -m tff_sims.simulate", *flags, flush=True)
         status = subprocess.call([sys.executable, "-m", "tff_sims.simulate", *flags])
         if status:

@@ -81,8 +81,8 @@ class RunFolder:
 
     def _compare(self, settings):
         path = self.path / "settings.json"
-        ours = {**dataclasses.asdict(settings), "versions": versions()}
-        ours = json.loads(json.dumps(ours))
+        ours = dataclasses.asdict(settings)
+        ours.update({f"version of {name}": text for name, text in versions().items()})
         if not path.exists():
             if (self.path / "summary.json").exists() or (self.path / "rounds.csv").exists():
                 expected = "a folder that is new or holds a run with its settings.json"

@@ -215,6 +215,37 @@ def test_a_diverged_client_does_not_spoil_the_round(fp32):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: build_fp32_fed_avg(model_fn, SGD(0.1), SGD(1.0)),
+        lambda: build_weighted_fed_avg(model_fn, Policy("S1E3M7", fraction=0.5), SGD(0.1)),
+    ],
+    ids=["fp32", "omc"],
+)
+def test_a_client_without_data_downloads_and_counts_for_nothing(build):
+    process = build()
+    state = process.initialize()
+
+    def next_round(*datasets):
+        output = process.next(state, list(datasets))
+        weights = process.get_model_weights(output.state)
+        return [np.asarray(w) for w in weights.trainable], traffic(output.metrics)
+
+    with_it, counted = next_round(data(0), data(1).take(0), data(2))
+    without, fewer = next_round(data(0), data(2))
+    for ours, want in zip(with_it, without):
+        np.testing.assert_array_equal(ours, want)
+    assert (counted["clients"], counted["answers"]) == (3, 2)
+    assert counted["uplink_bytes"] == fewer["uplink_bytes"] > 0
+    assert counted["downlink_bytes"] > 0.3 * fewer["downlink_bytes"]
+
+    alone, counted = next_round(data(0).take(0), data(1).take(0))
+    for ours, want in zip(alone, process.get_model_weights(state).trainable):
+        np.testing.assert_array_equal(ours, np.asarray(want))
+    assert (counted["clients"], counted["answers"], counted["uplink_bytes"]) == (2, 0, 0)
+
+
 def test_it_is_a_learning_process_whose_weights_can_be_set():
     process = build_weighted_fed_avg(model_fn, "INT8")
     assert isinstance(process, tff.learning.templates.LearningProcess)

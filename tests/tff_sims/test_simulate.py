@@ -63,6 +63,19 @@ def test_results_are_complete_and_smaller(runs):
         assert omc[key] < 0.8 * fp32[key]
 
 
+def test_a_finished_run_is_left_alone_and_another_is_refused(runs):
+    out = runs[1] / "fp32"
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.is_file()}
+    flags = ("--rounds=2", "--clients_per_round=3", "--seed=4", "--method=fp32", f"--out={out}")
+    done = simulate(*flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith("finished already") and "[1/2]" not in done.stdout
+    done = simulate(*flags, "--alpha=0.1")
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+    assert "alpha was 0.5, is 0.1" in done.stderr
+    assert before == {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.is_file()}
+
+
 def test_the_table_sets_both_side_by_side(runs):
     text = demo.table(runs[0]["fp32"], runs[0]["omc"])
     assert "FP32 FedAvg" in text and "OMC S1E3M7" in text
@@ -85,6 +98,18 @@ def test_the_table_sets_both_side_by_side(runs):
         ("--learning_rate", dict(learning_rate=-1.0)),
         ("--rounding", dict(rounding="down")),
         ("--uplink", dict(uplink="both")),
+        ("--transform", dict(transform="log")),
+        ("--split", dict(split="alphabetical")),
+        ("--domain", dict(domain="noisy")),
+        ("--dropout", dict(dropout=1.0)),
+        ("--stragglers", dict(stragglers=-0.1)),
+        ("--target", dict(target=95.0)),
+        ("--stop_after", dict(stop_after=0)),
+        ("--evaluate_every", dict(evaluate_every=0)),
+        ("--checkpoint_seconds", dict(checkpoint_seconds=-1.0)),
+        ("--seed", dict(seed=-1)),
+        ("--clients", dict(clients=0)),
+        ("--init", dict(init="no/such/folder")),
     ],
 )
 def test_a_wrong_setting_is_one_line(flag, changes, tmp_path):
