@@ -15,7 +15,7 @@ import time
 from benchmarks import harness
 
 # Each a module of this package with run(quick), which returns harness.Table objects.
-_NAMES = ("codec", "peers", "training_step", "layers", "process", "artifact", "zoo")
+_NAMES = ("codec", "peers", "training_step", "layers", "process", "links", "artifact", "zoo")
 BENCHMARKS = tuple(name for name in _NAMES if importlib.util.find_spec(f"benchmarks.{name}"))
 
 
