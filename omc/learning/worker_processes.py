@@ -13,7 +13,6 @@ import sys
 import threading
 import uuid
 
-import portpicker
 import psutil
 import tensorflow_federated as tff
 
@@ -57,11 +56,9 @@ def running_workers(ports=(None,)):
     _start_guard()
     processes = []
     try:
-        addresses = []
-        for port in ports:
-            port = portpicker.pick_unused_port() if port is None else _free(port)
-            processes.append(_start(port))
-            addresses.append(f"localhost:{port}")
+        ports = _free(ports)
+        processes += map(_start, ports)
+        addresses = [f"localhost:{port}" for port in ports]
         for address in addresses:
             link = Link(address)
             try:
@@ -98,14 +95,20 @@ def workers():
     return found
 
 
-def _free(port):
+def _free(ports):
+    """Ports that are free and differ: those given, and any for each None."""
     # Tried here, for the worker would share a port with another one instead of failing.
-    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as listener:
-        try:
-            listener.bind(("", port))
-        except (OSError, OverflowError) as error:
-            raise InputError("port", "a free port", f"{port} ({error})") from None
-    return port
+    with contextlib.ExitStack() as held:
+        found = []
+        for port in ports:
+            family = socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET
+            listener = held.enter_context(socket.socket(family))
+            try:
+                listener.bind(("", port or 0))
+            except (OSError, OverflowError) as error:
+                raise InputError("port", "a free port", f"{port} ({error})") from None
+            found.append(listener.getsockname()[1])
+    return found
 
 
 def _start(port):
