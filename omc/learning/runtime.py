@@ -128,8 +128,8 @@ class Runtime:
         machines do more. What is in memory here does not grow with the number of clients.
 
         Args:
-            computation: TFF computation in native form, of two parameters or more; they and
-                the result are CLIENTS-placed. Nothing else may be running on these workers meanwhile.
+            computation: TFF computation in native form, of two parameters or more; all of it is
+                CLIENTS-placed. Nothing else may be running on these workers meanwhile.
             arguments: Iterable of tuples, one client's arguments each: numpy values and datasets.
 
         Yields:
