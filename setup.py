@@ -22,7 +22,7 @@ def _readme() -> str:
 # 0.87.0 is the only release that works with TensorFlow 2.14, and there is none for Python 3.12. Its
 # metadata demands a jaxlib that is no longer published, so pip cannot resolve this extra by itself:
 # install from requirements/lock.txt (`make setup`), or resolve with requirements/overrides.txt.
-_TFF = ['tensorflow-federated==0.87.0; python_version < "3.12"']
+_TFF = ['tensorflow-federated==0.87.0; python_version < "3.12"', "grpcio"]
 _SIMS = [*_TFF, "scikit-learn", "scipy", "matplotlib", "memray", "espeakng-loader", "jiwer"]
 _TEST = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "gfloat==0.5.2", "ruff"]
 

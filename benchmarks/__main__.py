@@ -7,7 +7,6 @@ python -m benchmarks.tables runs/bench docs/benchmarks.md   # the tables and pic
 
 import argparse
 import importlib
-import importlib.util
 import json
 import pathlib
 import time
@@ -15,8 +14,17 @@ import time
 from benchmarks import harness
 
 # Each a module of this package with run(quick), which returns harness.Table objects.
-_NAMES = ("codec", "peers", "training_step", "layers", "process", "artifact", "zoo", "conformer")
-BENCHMARKS = tuple(name for name in _NAMES if importlib.util.find_spec(f"benchmarks.{name}"))
+BENCHMARKS = (
+    "codec",
+    "peers",
+    "training_step",
+    "layers",
+    "process",
+    "links",
+    "artifact",
+    "zoo",
+    "conformer",
+)
 
 
 def main(arguments=None):

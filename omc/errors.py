@@ -47,3 +47,7 @@ class ModelError(OmcError, ValueError):
 
 class ArtifactError(OmcError, ValueError):
     """A file that cannot be written or read, is no whole artifact, or is another model's."""
+
+
+class WorkerError(OmcError, RuntimeError):
+    """A TFF worker that does not answer, died, or could not do what it was asked."""

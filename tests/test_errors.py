@@ -5,13 +5,18 @@ import os
 import pathlib
 import re
 import resource
+import socket
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_federated as tff
 
 import omc
 from omc import artifacts, errors
+from omc.learning import remote_runtime
+from omc.learning.runtime import current_runtime
+from omc.learning.worker_processes import running_workers, workers
 
 L = tf.keras.layers
 TABLE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "errors.md"
@@ -249,6 +254,42 @@ def _(_):
 @case("optimizer that is not TFF's")
 def _(_):
     omc.learning.build_weighted_fed_avg(plain, "INT8", client_optimizer_fn="sgd")
+
+
+case("workers of another type")(lambda _: enter(remote_runtime("localhost:8000")))
+case("malformed address of a worker")(lambda _: enter(remote_runtime(["localhost"])))
+case("a worker twice")(lambda _: enter(remote_runtime(["localhost:8000"] * 2)))
+case("no workers")(lambda _: enter(remote_runtime([])))
+
+
+def enter(context):
+    with context:
+        pass
+
+
+@case("worker that does not answer")
+def _(_):
+    with socket.create_server(("localhost", 0)) as listener:
+        port = listener.getsockname()[1]
+    enter(remote_runtime([f"localhost:{port}"]))
+
+
+@case("worker that dies")
+def _(_):
+    with running_workers() as addresses, remote_runtime(addresses) as runtime:
+        workers()[0].kill()
+        runtime.call(tff.tensorflow.computation(lambda: tf.constant(1)))
+
+
+@case("worker on a port that is taken")
+def _(_):
+    with socket.create_server(("", 0)) as listener:
+        enter(running_workers([listener.getsockname()[1]]))
+
+
+@case("controlled process outside of a runtime")
+def _(_):
+    current_runtime()
 
 
 def test_every_row_has_a_case_and_every_case_a_row():

@@ -1,16 +1,20 @@
 """Where a simulation computes (`runtime`) and what it computes (`build_process`)."""
 
-from omc.learning import build_fp32_fed_avg, build_weighted_fed_avg, local_runtime
+from omc.learning import (
+    build_controlled_fed_avg,
+    build_fp32_fed_avg,
+    local_runtime,
+    remote_runtime,
+)
 
 
-def runtime(settings):
+def runtime(workers=()):
     """Context manager in which TFF's computations run.
 
     Args:
-        settings: `Settings`.
+        workers: Addresses, "host:port", of workers that were started; none for one local worker.
     """
-    del settings  # There is one runtime so far.
-    return local_runtime()
+    return remote_runtime(workers) if workers else local_runtime()
 
 
 def build_process(settings, seed, task):
@@ -22,12 +26,13 @@ def build_process(settings, seed, task):
         task: `Task`.
 
     Returns:
-        `tff.learning.templates.LearningProcess` whose state is a `LearningAlgorithmState`.
+        A process with the methods of `tff.learning.templates.LearningProcess`, whose state is a
+        `LearningAlgorithmState`.
     """
     rate = settings.learning_rate or task.learning_rate
     optimizers = task.client_optimizer(rate), task.server_optimizer()
     if settings.method == "fp32":
         return build_fp32_fed_avg(task.model_fn, *optimizers)
-    return build_weighted_fed_avg(
+    return build_controlled_fed_avg(
         task.model_fn, settings.policy(seed), *optimizers, uplink=settings.uplink
     )

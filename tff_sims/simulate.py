@@ -1,4 +1,4 @@
-"""Federated training on one machine, with memory and traffic measured.
+"""Federated training on one machine or several, with memory and traffic measured.
 
   python -m tff_sims.simulate --task=digits --method=omc --format=S1E3M7 --rounds=60 --out=runs/omc
   python -m tff_sims.simulate --task=digits --method=fp32 --rounds=60 --out=runs/fp32
@@ -23,7 +23,8 @@ from absl import app, flags, logging
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Not in main(): TensorFlow imported while absl runs an app would not be eager inside Keras.
-from omc.errors import InputError  # noqa: E402
+from omc.errors import InputError, OmcError, WorkerError  # noqa: E402
+from omc.learning.links import close_links, open_links  # noqa: E402
 from tff_sims.settings import Settings, check  # noqa: E402
 from tff_sims.simulation import simulate  # noqa: E402
 from tff_sims.tasks import TASKS  # noqa: E402
@@ -122,6 +123,12 @@ def _define_flags():
         default("tensorboard"),
         "Also write every round for TensorBoard, into OUT/tensorboard.",
     )
+    flags.DEFINE_list(
+        "workers",
+        [],
+        "Addresses, host:port,host:port, of TFF workers to train on, started with python -m "
+        "tff_sims.workers; by default one local worker. docs/workers.md tells more.",
+    )
     flags.DEFINE_string("out", None, "Folder for the results (required).")
     flags.DEFINE_bool(
         "restart", False, "Begin anew: remove the results that an earlier run left in --out."
@@ -170,6 +177,11 @@ def main(argv):
     problem = check(settings, _FLAGS.out)
     if problem:
         _fail(problem)
+    if _FLAGS.workers:
+        try:
+            close_links(open_links(_FLAGS.workers))
+        except OmcError as error:
+            _fail(_line(error))
     logging.set_verbosity(logging.WARNING)  # Keras and TFF tell more than a user wants to read.
     command = " ".join(["python -m tff_sims.simulate", *sys.argv[1:]])
     try:
@@ -180,9 +192,12 @@ def main(argv):
             on_round=progress_printer(),
             on_start=lambda text: print(text, flush=True),
             restart=_FLAGS.restart,
+            workers=_FLAGS.workers,
         )
     except InputError as error:
-        _fail(f"--{error.argument}: expected {error.expected}, but got {error.got}. {error.tip}")
+        _fail(_line(error))
+    except WorkerError as error:
+        _fail(_line(error), status=1)
     spread = f" ± {summary['accuracy_std']:.3f}" if settings.repeats > 1 else ""
     print(f"held-out accuracy {summary['accuracy']:.3f}{spread}; results in {_FLAGS.out}")
 
@@ -198,9 +213,13 @@ def _wants_help(argv):
     return any(argument.lstrip("-").startswith("help") for argument in argv[1:])
 
 
-def _fail(message):
+def _line(error):
+    return f"--{error.argument}: expected {error.expected}, but got {error.got}. {error.tip}"
+
+
+def _fail(message, status=2):
     print(message, file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def run():

@@ -3,6 +3,7 @@
 import math
 import time
 
+from omc.errors import WorkerError
 from omc.learning import traffic
 from tff_sims.checkpoints import Checkpoints, Progress
 from tff_sims.client_process import measure_client
@@ -20,6 +21,7 @@ def simulate(
     on_round=lambda row, done, total: None,
     on_start=lambda text: None,
     restart=False,
+    workers=(),
 ):
     """Runs a simulation, or the rest of it, and writes its results.
 
@@ -34,11 +36,14 @@ def simulate(
         on_round: Called after each round with (Round, rounds done, rounds in all).
         on_start: Called with one line when the folder holds a run already.
         restart: Remove what the folder holds of an earlier run and begin anew.
+        workers: Addresses of TFF workers to compute on; none for a local one. With method omc they
+            change no result.
 
     Returns:
         The summary, a dict.
 
     Raises:
+        WorkerError: A worker died; the same call goes on after the last round.
         InputError: The folder holds another run, or is in use; or weights to start from that do not
             fit the model.
     """
@@ -52,7 +57,7 @@ def simulate(
             return summary
         if done:
             on_start(f"resuming {out}: {done} of at most {total} rounds are done.")
-        rows = _train(settings, folder, on_round)
+        rows = _train(settings, folder, on_round, workers)
         task = settings.make_task(settings.seed)
         dense = sum(v.numpy().nbytes for v in task.build_model().variables)
         memory = _client_memory(settings, task)
@@ -61,10 +66,10 @@ def simulate(
     return summary
 
 
-def _train(settings, folder, on_round):
+def _train(settings, folder, on_round, workers):
     """All runs, each from its last checkpoint; returns their rows."""
     before, total = [], settings.rounds * settings.repeats
-    with runtime(settings):
+    with runtime(workers):
         for seed in settings.seeds:
             run = _Run(settings, seed, folder)
             releases = Releases(folder.path, settings, before + run.progress.rows)
@@ -108,7 +113,12 @@ class _Run:
         cohort = draw_cohort(self._task.num_clients, self._settings, self._seed, number)
         data = cohort.datasets(self._task)
         start = time.perf_counter()
-        state, metrics = self._process.next(self.progress.state, data)
+        try:
+            state, metrics = self._process.next(self.progress.state, data)
+        except WorkerError:
+            if self.progress.rows:
+                self._checkpoints.save(self.progress, force=True)
+            raise
         seconds = time.perf_counter() - start
         loss = float(metrics["client_work"]["train"]["loss"])
         if not cohort.answered:

@@ -41,6 +41,7 @@ _DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl_py",
     "google.protobuf": "protobuf",
+    "grpc": "grpcio",
     "mpl_toolkits": "matplotlib",
     "sklearn": "scikit_learn",
     "tree": "dm_tree",

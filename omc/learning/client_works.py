@@ -194,6 +194,37 @@ def _parameter_nbytes(variables):
     return tf.add_n(sizes)
 
 
+def train_client(plan, optimizer, uplink, received, dataset, client, round_number):
+    """One client's round, traced inside a TFF computation.
+
+    Args:
+        plan, optimizer, uplink, received: As in `ClientTrainer`.
+        dataset, client, round_number: As in `ClientTrainer.train`.
+
+    Returns:
+        (`ClientResult`, unfinalized metrics, stats).
+    """
+    trainer = ClientTrainer(plan, received, optimizer, uplink)
+    result, weight, metrics, stats = trainer.train(received, dataset, round_number, client)
+    result = tff.learning.templates.ClientResult(models.payload(result), weight)
+    return result, metrics, stats
+
+
+def summarize(stats):
+    """Traffic of a round, a dict of tensors, out of its clients' summed stats."""
+    clients, answers = (tf.cast(stats[key], tf.float32) for key in ("clients", "answers"))
+    distortion = tf.math.divide_no_nan(stats["uplink_error"], stats["uplink_energy"])
+    summary = collections.OrderedDict(answers=stats["answers"], clients=stats["clients"])
+    for key in ("downlink_bytes", "parameter_bytes", "uplink_bytes"):
+        summary[key] = stats[key]
+        number = answers if key == "uplink_bytes" else clients
+        summary[f"{key}_per_client"] = tf.math.divide_no_nan(
+            tf.cast(stats[key], tf.float32), number
+        )
+    summary["uplink_distortion"] = distortion
+    return summary
+
+
 def build_client_work(plan, optimizer, uplink, payloads_type, data_type, metrics_aggregation):
     """Builds the clients' half of a round.
 
@@ -216,24 +247,9 @@ def build_client_work(plan, optimizer, uplink, payloads_type, data_type, metrics
     @tff.tensorflow.computation(payloads_type, data_type, int32, int32)
     def work(payloads, dataset, client, round_number):
         received = list(payloads.get_single_element().values())
-        trainer = ClientTrainer(plan, received, local_optimizer, uplink)
-        result, weight, metrics, stats = trainer.train(received, dataset, round_number, client)
-        result = tff.learning.templates.ClientResult(models.payload(result), weight)
-        return result, metrics, stats
+        return train_client(plan, local_optimizer, uplink, received, dataset, client, round_number)
 
-    @tff.tensorflow.computation(work.type_signature.result[2])
-    def summarize(stats):
-        clients, answers = (tf.cast(stats[key], tf.float32) for key in ("clients", "answers"))
-        distortion = tf.math.divide_no_nan(stats["uplink_error"], stats["uplink_energy"])
-        summary = collections.OrderedDict(answers=stats["answers"], clients=stats["clients"])
-        for key in ("downlink_bytes", "parameter_bytes", "uplink_bytes"):
-            summary[key] = stats[key]
-            number = answers if key == "uplink_bytes" else clients
-            summary[f"{key}_per_client"] = tf.math.divide_no_nan(
-                tf.cast(stats[key], tf.float32), number
-            )
-        summary["uplink_distortion"] = distortion
-        return summary
+    summary = tff.tensorflow.computation(summarize, work.type_signature.result[2])
 
     @tff.federated_computation(
         tff.FederatedType(payloads_type, tff.CLIENTS),
@@ -245,7 +261,7 @@ def build_client_work(plan, optimizer, uplink, payloads_type, data_type, metrics
         result, metrics, stats = tff.federated_map(work, (payloads, data, client_ids, rounds))
         measurements = tff.federated_zip(
             collections.OrderedDict(
-                traffic=tff.federated_map(summarize, tff.federated_sum(stats)),
+                traffic=tff.federated_map(summary, tff.federated_sum(stats)),
                 train=metrics_aggregation(metrics),
             )
         )

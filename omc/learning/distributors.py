@@ -26,14 +26,47 @@ def build_client_ids(data_type):
 
     @tff.tensorflow.computation(data_type)
     def client_id(dataset):
-        def fingerprint(_, batch):
-            parts = [tf.io.serialize_tensor(tensor) for tensor in tf.nest.flatten(batch)]
-            return tf.strings.to_hash_bucket_fast(tf.strings.join(parts), MAX_CLIENT)
-
-        first = dataset.take(1).reduce(tf.constant(0, tf.int64), fingerprint)
-        return tf.cast(first, tf.int32)
+        first = dataset.take(1).reduce(
+            tf.constant(0, tf.int32), lambda _, batch: fingerprint(batch)
+        )
+        return first
 
     return client_id
+
+
+def fingerprint(batch):
+    """Id of the client whose first batch this is, an int32 scalar.
+
+    Args:
+        batch: Structure of tensors.
+    """
+    parts = [tf.io.serialize_tensor(tensor) for tensor in tf.nest.flatten(batch)]
+    hashed = tf.strings.to_hash_bucket_fast(tf.strings.join(parts), MAX_CLIENT)
+    return tf.cast(hashed, tf.int32)
+
+
+def pack(codecs, values):
+    """Quantizes weights on the server.
+
+    Args:
+        codecs: For each variable its codec, or None for float32.
+        values: float32 tensors, one a variable.
+
+    Returns:
+        (packed, raw, distortion): what a client gets of each variable that it quantizes, and of one
+        that it does not (empty where there is no choice); ||Q(w) - w||^2 / ||w||^2.
+    """
+    packed, raw, error, energy = [], [], 0.0, 0.0
+    for codec, value in zip(codecs, values):
+        if codec is None:
+            packed.append(value)
+            raw.append(tf.zeros([0], tf.uint8))
+            continue
+        packed.append(codec.encode(value))
+        raw.append(to_bytes(value))
+        error += tf.reduce_sum(tf.square(codec.decode(packed[-1]) - value))
+        energy += tf.reduce_sum(tf.square(value))
+    return packed, raw, tf.math.divide_no_nan(error, energy)
 
 
 def build_distributor(plan):
@@ -54,24 +87,14 @@ def build_distributor(plan):
     codecs = [planned.codec for planned in plan.planned]
 
     @tff.tensorflow.computation(np.int32, weights_type)
-    def pack(round_number, weights):
-        values = [*weights.trainable, *weights.non_trainable]
-        packed, raw, error, energy = [], [], 0.0, 0.0
-        for codec, value in zip(codecs, values):
-            if codec is None:
-                packed.append(value)
-                raw.append(tf.zeros([0], tf.uint8))
-                continue
-            packed.append(codec.encode(value))
-            raw.append(to_bytes(value))
-            error += tf.reduce_sum(tf.square(codec.decode(packed[-1]) - value))
-            energy += tf.reduce_sum(tf.square(value))
+    def pack_weights(round_number, weights):
+        packed, raw, distortion = pack(codecs, [*weights.trainable, *weights.non_trainable])
         server_value = collections.OrderedDict(
             packed=models.payload(packed), raw=models.payload(raw), round=round_number
         )
-        return server_value, tf.math.divide_no_nan(error, energy)
+        return server_value, distortion
 
-    @tff.tensorflow.computation(pack.type_signature.result[0], np.int32)
+    @tff.tensorflow.computation(pack_weights.type_signature.result[0], np.int32)
     def select(server_value, client):
         mask = plan.mask(server_value["round"], client)
         chosen = []
@@ -101,7 +124,7 @@ def build_distributor(plan):
         tff.FederatedType(np.int32, tff.CLIENTS),
     )
     def next_fn(round_number, weights, client_ids):
-        packed = tff.federated_map(pack, (round_number, weights))
+        packed = tff.federated_map(pack_weights, (round_number, weights))
         payloads = tff.federated_select(
             tff.federated_map(keys, client_ids),
             tff.federated_value(MAX_CLIENT, tff.SERVER),

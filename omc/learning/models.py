@@ -153,6 +153,21 @@ def payload(tensors):
     return collections.OrderedDict((f"v{i:05d}", tensor) for i, tensor in enumerate(tensors))
 
 
+def payload_specs(plan):
+    """What crosses of each variable, a list of tf.TensorSpec: a buffer of codes, or float32.
+
+    The length of a buffer is open where partial quantization may send raw float32 instead.
+    """
+    specs = []
+    for planned, codec in zip(plan.planned, plan.codecs):
+        if codec is None:
+            specs.append(tf.TensorSpec(planned.spec.shape, planned.spec.dtype))
+        else:
+            length = None if isinstance(codec, PartialCodec) else codec.nbytes
+            specs.append(tf.TensorSpec([length], tf.uint8))
+    return specs
+
+
 def weights_type(plan):
     """TFF type of the server's float32 master: ModelWeights of the model."""
     specs = [planned.spec for planned in plan.planned]

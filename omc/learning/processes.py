@@ -54,8 +54,8 @@ def build_weighted_fed_avg(
     """
     if uplink not in client_works.UPLINKS:
         raise InputError("uplink", f"one of {client_works.UPLINKS}", uplink)
-    client_optimizer = _optimizer("client_optimizer_fn", client_optimizer_fn, 0.1)
-    server_optimizer = _optimizer("server_optimizer_fn", server_optimizer_fn, 1.0)
+    client_optimizer = checked_optimizer("client_optimizer_fn", client_optimizer_fn, 0.1)
+    server_optimizer = checked_optimizer("server_optimizer_fn", server_optimizer_fn, 1.0)
     plan = models.ModelPlan.of(model_fn, policy)
     weights_type = models.weights_type(plan)
 
@@ -87,11 +87,8 @@ def build_weighted_fed_avg(
     mean_type = aggregator.next.type_signature.result.result.member
 
     @tff.tensorflow.computation(weights_type, mean_type, np.float32)
-    def pseudo_gradient(weights, mean, total_weight):
-        if uplink == "update":
-            return list(mean)
-        moved = [w - m for w, m in zip(weights.trainable, mean)]
-        return [tf.where(total_weight > 0.0, value, 0.0) for value in moved]
+    def gradient_of(weights, mean, total_weight):
+        return pseudo_gradient(uplink, weights.trainable, mean, total_weight)
 
     @tff.federated_computation
     def initialize():
@@ -116,7 +113,7 @@ def build_weighted_fed_avg(
         result, work_measurements = work(down.result, client_data, ids, rounds)
         up = aggregator.next(state.aggregator, result.update, result.update_weight)
         gradient = tff.federated_map(
-            pseudo_gradient, (weights, up.result, up.measurements.total_weight)
+            gradient_of, (weights, up.result, up.measurements.total_weight)
         )
         final = finalizer.next(state.finalizer, weights, gradient)
         new_state = tff.federated_zip(
@@ -149,7 +146,26 @@ def build_weighted_fed_avg(
     )
 
 
-def _optimizer(argument, optimizer, learning_rate):
+def pseudo_gradient(uplink, weights, mean, total_weight):
+    """What the server's optimizer is given for a gradient, a list of float32 tensors.
+
+    Args:
+        uplink: "weights" or "update".
+        weights: The server's trainable weights.
+        mean: The clients' mean, one tensor a weight.
+        total_weight: float32 scalar; where it is 0 nothing shall move.
+    """
+    if uplink == "update":
+        return list(mean)
+    return [tf.where(total_weight > 0.0, w - m, 0.0) for w, m in zip(weights, mean)]
+
+
+def checked_optimizer(argument, optimizer, learning_rate):
+    """The optimizer, or SGD with this rate for None.
+
+    Raises:
+        InputTypeError: It is not TFF's.
+    """
     if optimizer is None:
         return tff.learning.optimizers.build_sgdm(learning_rate)
     if not isinstance(optimizer, tff.learning.optimizers.Optimizer):

@@ -1,43 +1,33 @@
-"""TFF's local worker, made to end with the program that started it.
+"""Where TFF computations run: in a local worker, or in workers on other machines.
 
-TFF runs computations in a child process, `worker_binary`, which outlives a killed parent and holds
-its output pipes open.
+Inside `local_runtime()` or `remote_runtime(workers)` any TFF computation can be called, and the
+processes of `omc.learning.controller` find the workers to give clients' work to.
 """
 
+import asyncio
 import atexit
+import collections
 import contextlib
-import functools
 import gc
-import os
-import signal
-import subprocess
-import sys
-import threading
-import uuid
+import queue
+from concurrent import futures
 
-import psutil
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.environments.tensorflow_frontend import (
+    tensorflow_computation,
     tensorflow_computation_context,
 )
 from tensorflow_federated.python.core.impl.context_stack import runtime_error_context
 
 from omc import kernels
+from omc.errors import InputError
+from omc.learning import links as links_lib
+from omc.learning.worker_processes import running_workers, sigterm_exits
 
-_WORKER = "worker_binary"
-_MARK = "OMC_RUNTIME"  # Environment variable that workers inherit: whose they are.
-# Waits for the end of its input, which comes with the program's death however that happens, then
-# ends every worker that bears the mark. Twice, for one may be starting just then.
-_GUARD = """
-read -r _
-for again in 1 2; do
-    for process in /proc/[0-9]*; do
-        [ "$(cat $process/comm 2>/dev/null)" = worker_binary ] || continue
-        grep -qz "^OMC_RUNTIME=$1$" $process/environ 2>/dev/null && kill -9 "${process#/proc/}"
-    done
-    sleep 0.3
-done
-"""
+CLIENTS_AT_ONCE = 4
+"""Clients that one worker trains at the same time in `Runtime.map`."""
+
+_RUNTIMES = []
 
 
 @contextlib.contextmanager
@@ -46,66 +36,201 @@ def local_runtime():
 
     The worker is ended on leaving the context, on an exception, on Ctrl-C, on SIGTERM (which raises
     SystemExit here) and, by a small guard process, also when the program itself is killed.
+
+    Yields:
+        `Runtime`.
+
+    Raises:
+        WorkerError: From computations inside, when the worker died.
     """
-    _start_guard()
-    before = {process.pid for process in workers()}
-    context = tff.backends.native.create_sync_local_cpp_execution_context()
-    with _sigterm_exits():
-        try:
-            with tff.framework.get_context_stack().install(context):
-                yield
-        finally:
-            del context
-            gc.collect()  # TFF ends its worker with the context, if nothing else holds that.
-            _end([worker for worker in workers() if worker.pid not in before])
-
-
-def workers():
-    """TFF workers among this process's children, as a list of `psutil.Process`."""
-    children = psutil.Process().children(recursive=True)
-    found = []
-    for child in children:
-        with contextlib.suppress(psutil.Error):
-            if child.name() == _WORKER and child.status() != psutil.STATUS_ZOMBIE:
-                found.append(child)
-    return found
-
-
-@functools.cache
-def _start_guard():
-    """Starts the process that outlives this one just long enough to end its workers.
-
-    It stays until the program ends: a worker that dies of the Ctrl-C which also reached the program
-    is started again by TFF's threads, at a time when nobody here looks any more.
-    """
-    mark = os.environ[_MARK] = uuid.uuid4().hex
-    return subprocess.Popen(
-        ["sh", "-c", _GUARD, "guard", mark],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={name: value for name, value in os.environ.items() if name != _MARK},
-        start_new_session=True,  # A Ctrl-C in the terminal must not end it first.
-    )
-
-
-def _end(processes):
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(processes, timeout=10)
+    with sigterm_exits(), running_workers() as addresses, _running(addresses) as runtime:
+        yield runtime
 
 
 @contextlib.contextmanager
-def _sigterm_exits():
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def remote_runtime(workers, patience=30.0):
+    """Context in which TFF computations run in workers that were started elsewhere.
+
+    TFF's protocol has no password and no encryption: trusted networks or an SSH tunnel only.
+
+    Args:
+        workers: List of addresses, "host:port".
+        patience: Seconds without any answer after which a worker counts as dead. One whose process
+            ends is noticed at once.
+
+    Yields:
+        `Runtime`.
+
+    Raises:
+        InputError, InputTypeError: A malformed address, one twice, or none at all.
+        WorkerError: A worker does not answer at the start (within 5 seconds); from computations
+            inside: one died or fell silent.
+    """
+    with sigterm_exits(), _running(workers) as runtime:
+        watch = links_lib.Watch(runtime.links, patience)
+        try:
+            yield runtime
+        finally:
+            watch.stop()
+
+
+def current_runtime():
+    """The innermost `Runtime` that is running.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not _RUNTIMES:
+        raise InputError(
+            "runtime", "a surrounding local_runtime() or remote_runtime()", "none",
+            "for example: with omc.learning.local_runtime(): ...",
+        )  # fmt: skip
+    return _RUNTIMES[-1]
+
+
+class Runtime:
+    """Connected workers.
+
+    Attributes:
+        links: `omc.learning.links.Link`s, one a worker.
+        context: TFF's context for whole computations. Over several workers TFF sends server state
+            along with the clients' data, and merges what comes back.
+    """
+
+    def __init__(self, links):
+        """Makes contexts and lanes.
+
+        Args:
+            links: Non-empty list of `Link`s that answer.
+        """
+        self.links = links
+        self._first = tff.framework.SyncExecutionContext(**_context_arguments(links[0]))
+        self.context = self._first
+        if len(links) > 1:
+            self.context = tff.backends.native.create_mergeable_comp_execution_context(
+                [tff.framework.AsyncExecutionContext(**_context_arguments(link)) for link in links]
+            )
+        self._lanes = queue.SimpleQueue()
+        self._count = CLIENTS_AT_ONCE * len(links)
+        for _ in range(CLIENTS_AT_ONCE):  # Alternating, so that few clients use all workers too.
+            for link in links:
+                self._lanes.put(_Lane(link))
+
+    def call(self, computation, *arguments):
+        """Calls a TFF computation on the first worker, whatever surrounds the call."""
+        with tff.framework.get_context_stack().install(self._first):
+            return computation(*arguments)
+
+    def map(self, computation, arguments):
+        """Calls a computation for one client after the other, several at a time on every worker.
+
+        A worker gets the computation once and a client's arguments whenever it has room, so faster
+        machines do more. What is in memory here does not grow with the number of clients.
+
+        Args:
+            computation: TFF computation in native form, of two parameters or more; all of it is
+                CLIENTS-placed. Nothing else may be running on these workers meanwhile.
+            arguments: Iterable of tuples, one client's arguments each: numpy values and datasets.
+
+        Yields:
+            Results, in the order of the arguments, whichever worker computed them.
+
+        Raises:
+            WorkerError: A worker died or could not do it; at once, whatever the others do.
+        """
+        pool = futures.ThreadPoolExecutor(self._count)
+        pending = collections.deque()
+        try:
+            for argument in arguments:
+                pending.append(pool.submit(self._run, computation, argument))
+                if len(pending) >= 2 * self._count:
+                    yield _oldest(pending)
+            while pending:
+                yield _oldest(pending)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, computation, argument):
+        lane = self._lanes.get()
+        try:
+            return lane.run(computation, argument)
+        finally:
+            self._lanes.put(lane)
+
+
+class _Lane:
+    """One client at a time on one worker."""
+
+    def __init__(self, link):
+        self._link = link
+        self._executor = None
+        self._computation = None
+        self._program = None
+
+    def run(self, computation, argument):
+        result = asyncio.run(self._run(computation, argument))
+        self._link.flush()
+        return result
+
+    async def _run(self, computation, argument):
+        if self._executor is None:
+            # Values are freed on the worker as soon as they are not needed here.
+            self._executor = tff.framework.RemoteExecutor(self._link, dispose_batch_size=1)
+            self._executor.set_cardinalities({tff.CLIENTS: 1})
+        executor, signature = self._executor, computation.type_signature
+        if self._computation is not computation:
+            self._program = await executor.create_value(computation, signature)
+            self._computation = computation
+        values = [
+            await executor.create_value([value], kind)
+            for value, kind in zip(argument, signature.parameter)
+        ]
+        result = await executor.create_call(self._program, await executor.create_struct(values))
+        (value,) = await result.compute()
+        return value
+
+
+def _oldest(pending):
+    """Takes the result of the oldest future; raises at once what any of them raised."""
+    while True:
+        for future in pending:
+            if future.done():
+                future.result()
+        if pending[0].done():
+            return pending.popleft().result()
+        running = [future for future in pending if not future.done()]
+        futures.wait(running, return_when=futures.FIRST_COMPLETED)
+
+
+def _context_arguments(link):
+    def stack(cardinalities):
+        cardinalities.setdefault(tff.CLIENTS, 0)
+        executor = tff.framework.RemoteExecutor(link, dispose_batch_size=1)
+        executor.set_cardinalities(cardinalities)
+        return executor
+
+    return dict(
+        executor_fn=tff.framework.ResourceManagingExecutorFactory(stack),
+        compiler_fn=tff.backends.native.desugar_and_transform_to_native,
+        # Private TFF: its own contexts have it from there.
+        transform_args=tensorflow_computation.transform_args,
+        transform_result=tensorflow_computation.transform_result,
+    )
+
+
+@contextlib.contextmanager
+def _running(addresses):
+    links = links_lib.open_links(addresses)
     try:
-        yield
+        runtime = Runtime(links)
+        _RUNTIMES.append(runtime)
+        try:
+            with tff.framework.get_context_stack().install(runtime.context):
+                yield runtime
+        finally:
+            _RUNTIMES.remove(runtime)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        links_lib.close_links(links)
 
 
 def _traced_for_a_worker():

@@ -10,13 +10,13 @@ import time
 import psutil
 import pytest
 
-from omc.learning.runtime import _MARK as MARK
+from omc.learning.worker_processes import MARK
 
 PROGRAM = """
 import sys, time
 import tensorflow as tf, tensorflow_federated as tff
 from omc.learning import local_runtime
-from omc.learning.runtime import workers
+from omc.learning.worker_processes import workers
 
 @tff.tensorflow.computation
 def count():
