@@ -63,7 +63,7 @@ def remote_runtime(workers, patience=30.0):
 
     Raises:
         InputError, InputTypeError: A malformed address, one twice, or none at all.
-        WorkerError: A worker does not answer at the start (within 5 seconds); from computations
+        WorkerError: A worker does not answer at the start (within 10 seconds); from computations
             inside: one died or fell silent.
     """
     with sigterm_exits(), _running(workers) as runtime:
