@@ -176,7 +176,8 @@ def save_weights(out, seed, model):
         seed: Seed of the run.
         model: Keras model that holds the weights: trainable ones first, then the others.
     """
-    arrays = {f"{i:04d} {v.name}": v.numpy() for i, v in enumerate(_variables(model))}
+    # By position: Keras numbers its names anew in every process, differently.
+    arrays = {f"v{i:05d}": v.numpy() for i, v in enumerate(_variables(model))}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     write_whole(pathlib.Path(out) / f"weights-{seed}.npz", buffer.getvalue())
