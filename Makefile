@@ -17,7 +17,7 @@ demo: setup ## run the main demonstration, into runs/demo
 	$(VENV_PYTHON) -m tff_sims.demo --out=runs/demo $(ARGS)
 
 test: setup ## run the tests; ARGS="-k packing -x" narrows them
-	$(VENV_PYTHON) -m pytest tests $(ARGS)
+	$(VENV_PYTHON) -m pytest tests -n auto --dist loadfile $(ARGS)
 
 lint: setup ## check style and formatting
 	$(VENV_PYTHON) -m ruff check . $(ARGS)

@@ -24,7 +24,7 @@ def _readme() -> str:
 # install from requirements/lock.txt (`make setup`), or resolve with requirements/overrides.txt.
 _TFF = ['tensorflow-federated==0.87.0; python_version < "3.12"', "grpcio"]
 _SIMS = [*_TFF, "scikit-learn", "matplotlib", "memray"]
-_TEST = ["pytest", "pytest-timeout", "hypothesis", "gfloat==0.5.2", "ruff"]
+_TEST = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "gfloat==0.5.2", "ruff"]
 
 setuptools.setup(
     name="omc",

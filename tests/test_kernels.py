@@ -1,6 +1,7 @@
 """Native ops against the pure TensorFlow path, bit for bit, and where they must not be used."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -102,6 +103,52 @@ def test_xla_is_the_same_bit_for_bit(name):
     np.testing.assert_array_equal(codec.add(buffer, delta, seed), moved)
     with kernels.pure():
         np.testing.assert_array_equal(codec.add(buffer, delta, seed), moved)
+
+
+LARGE = ["S1E3M7", "S1E5M10", "S1E4M14", "S1E7M14", "INT4", "INT8"]
+ROOT = str(pathlib.Path(__file__).parents[1])
+DIGEST = """
+import hashlib, sys
+from tests.test_kernels import LARGE, large_results
+digest = hashlib.sha256()
+for name in LARGE:
+    for result in large_results(name):
+        digest.update(result.tobytes())
+print(digest.hexdigest())
+"""
+
+
+def large_results(name):
+    """Decoded and moved codes of variables that are decoded past the caches, or just not."""
+    rng = np.random.default_rng(4)
+    for shape in ((1024, 1032), (1025, 1025), (511, 513)):
+        codec = Codec(Format.parse(name), shape)
+        buffer = random_buffer(codec, rng)
+        yield bits(codec.decode(buffer))
+        delta = rng.standard_normal(shape).astype(np.float32)
+        yield np.asarray(codec.add(buffer, delta, tf.constant([5, 6], tf.int32)))
+
+
+@native
+@pytest.mark.parametrize("name", LARGE)
+def test_large_variables_are_the_pure_path_bit_for_bit(name):
+    with kernels.pure():
+        expected = list(large_results(name))
+    for ours, theirs in zip(large_results(name), expected):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@native
+def test_every_instruction_set_gives_the_same_bits():
+    def digest(instructions):
+        environment = {**os.environ, "OMC_SIMD": instructions, "PYTHONPATH": ROOT}
+        done = subprocess.run(
+            [sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert digest("portable") == digest("avx2") == digest("avx512") != ""
 
 
 @native

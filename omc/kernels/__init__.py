@@ -1,7 +1,9 @@
 """Native TensorFlow ops for the hot loops of the codec; optional, bit-identical to the TF path.
 
-`make setup` compiles them (`omc.kernels.build`). They serve wherever they are there, except inside
-an XLA program, which takes TensorFlow's own ops only, and inside `pure()`.
+`make setup` compiles them (`omc.kernels.build`), with loops for AVX-512, AVX2 and any processor, of
+which the best is chosen at run time (environment variable OMC_SIMD=avx2 or portable asks for less).
+They serve wherever they are there, except inside an XLA program, which takes TensorFlow's own ops
+only, and inside `pure()`.
 """
 
 import contextlib

@@ -23,6 +23,9 @@ _HERE = pathlib.Path(__file__).parent
 _SOURCES = ("format.cc", "sweep.h", "sweep.cc", "ops.cc")
 # No contraction of a * b + c, which rounds once where TensorFlow's own ops round twice.
 _FLAGS = ["-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+_AVX2 = ["-mavx2", "-mf16c"]
+_AVX512 = [f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")]
+_INSTRUCTIONS = {"avx2": _AVX2, "avx512": [*_AVX2, *_AVX512, "-mprefer-vector-width=512"]}
 _X86 = platform.machine() in ("x86_64", "AMD64")
 
 
@@ -32,6 +35,7 @@ def library_path():
     for name in _SOURCES:
         digest.update((_HERE / name).read_bytes())
     made_for = [tf.version.VERSION, tf.version.COMPILER_VERSION, platform.machine(), *_FLAGS]
+    made_for += [flag for flags in _INSTRUCTIONS.values() for flag in flags]
     digest.update("\0".join(made_for).encode())
     return _HERE / f"libomc-{digest.hexdigest()[:16]}.so"
 
@@ -65,7 +69,8 @@ def build():
         jobs.append(("sweep.cc", "portable", ["-DOMC_SIMD=portable"]))
         if _X86:
             jobs[1][2].append("-DOMC_X86")
-            jobs.append(("sweep.cc", "avx2", ["-DOMC_SIMD=avx2", "-mavx2", "-mf16c"]))
+            for name, flags in _INSTRUCTIONS.items():
+                jobs.append(("sweep.cc", name, [f"-DOMC_SIMD={name}", *flags]))
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda job: _compile(compiler, scratch, *job), jobs))
         linked = os.path.join(scratch, path.name)

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <string>
 
 #include "sweep.h"
 #include "tensorflow/core/framework/op.h"
@@ -31,12 +33,23 @@ using tensorflow::shape_inference::InferenceContext;
 
 constexpr int64_t kTrailerBytes = 8;
 
-const Sweeps& BestSweeps() {
+// The sweeps for this processor; OMC_SIMD=portable or avx2 asks for less than it has.
+const Sweeps& ChooseSweeps() {
+  const char* asked = std::getenv("OMC_SIMD");
+  const std::string most = asked ? asked : "avx512";
 #ifdef OMC_X86
-  static const bool fit = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-  if (fit) return avx2::sweeps;
+  if (most != "portable" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) {
+    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    return wide && most != "avx2" ? avx512::sweeps : avx2::sweeps;
+  }
 #endif
   return portable::sweeps;
+}
+
+const Sweeps& BestSweeps() {
+  static const Sweeps& sweeps = ChooseSweeps();
+  return sweeps;
 }
 
 // Shares [0, columns) out among TensorFlow's own threads, which flush subnormals as its kernels do.

@@ -14,6 +14,7 @@ namespace OMC_SIMD {
 namespace {
 
 constexpr int kRows = 8;
+constexpr int64_t kStreamed = 1 << 20;  // Weights from which results go past the caches.
 constexpr int64_t kTile = 512;  // Columns at a time: a tile's codes stay in the first cache.
 
 inline float AsFloat(uint32_t bits) {
@@ -171,6 +172,14 @@ inline uint32_t Code(float value, uint32_t noise, const Format& f) {
 
 // Decodes through the processor's conversion of IEEE halves, which hold every value of a narrower
 // format with a factor 2^(bias - 15): twice as fast, and exact like the plain loop.
+inline void Store(float* out, __m256 values, bool stream) {
+  if (stream) {
+    _mm256_stream_ps(out, values);
+  } else {
+    _mm256_storeu_ps(out, values);
+  }
+}
+
 struct Halves {
   typedef uint16_t Words __attribute__((vector_size(32)));
   static constexpr int kLanes = 16;
@@ -189,7 +198,8 @@ struct Halves {
   // Decodes columns from `first` on while 16 are left; returns where it stopped.
   template <int kBits>
   static int64_t Decode(const Format& f, const Row<kBits, const uint8_t>& row, int64_t first,
-                        int64_t last, float scale, float offset, bool transform, float* out) {
+                        int64_t last, float scale, float offset, bool transform, bool stream,
+                        float* out) {
     using R = Row<kBits, const uint8_t>;
     const uint16_t fields = f.exponent_bits + f.mantissa_bits, shift = 10 - f.mantissa_bits;
     const uint16_t mask = (1 << fields) - 1;
@@ -211,7 +221,57 @@ struct Halves {
       for (int k = 0; k < 2; ++k) {
         __m256 values = _mm256_mul_ps(_mm256_cvtph_ps(parts[k]), factor);
         if (transform) values = _mm256_add_ps(values, added);
-        _mm256_storeu_ps(out + c + 8 * k, values);
+        Store(out + c + 8 * k, values, stream);
+      }
+    }
+    return c;
+  }
+};
+
+// Decodes codes of 16 bits and more, but for their last 8, through vectors of 16-bit words.
+struct Wide {
+  static constexpr int kLanes = 16;
+
+  static bool Fit(const Format& f) { return f.sign_bits && f.exponent_bits <= 7 && !f.half; }
+
+  template <int kBits>
+  static int64_t Decode(const Format& f, const Row<kBits, const uint8_t>& row, int64_t first,
+                        int64_t last, float scale, float offset, bool transform, bool stream,
+                        float* out) {
+    using R = Row<kBits, const uint8_t>;
+    typedef Halves::Words Words;
+    const uint16_t four = row.shift[0], two = row.shift[1], one = row.shift[2];
+    const __m128i narrow = _mm_cvtsi32_si128(8 - f.exponent_bits);
+    const __m256i all = _mm256_set1_epi32(0x7fffffff), rebias = _mm256_set1_epi32(f.rebias);
+    const __m256i normal_from = _mm256_set1_epi32(f.rebias + (1 << 23));
+    const __m256 min_normal = _mm256_set1_ps(f.min_normal);
+    const __m256 factor = _mm256_set1_ps(scale), added = _mm256_set1_ps(offset);
+    int64_t c = first;
+    for (; c + kLanes <= last; c += kLanes) {
+      const __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row.whole[0] + c));
+      const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row.whole[1] + c));
+      const __m128i upper[] = {_mm_unpacklo_epi8(low, high), _mm_unpackhi_epi8(low, high)};
+      Words rest = {};
+      if (R::kFour) rest = (Halves::Load(row.part[0] + c) >> four) & 15;
+      if (R::kTwo) rest = rest << 2 | ((Halves::Load(row.part[1] + c) >> two) & 3);
+      if (R::kOne) rest = rest << 1 | ((Halves::Load(row.part[2] + c) >> one) & 1);
+      const __m256i rests = reinterpret_cast<__m256i>(rest);
+      const __m128i lower[] = {_mm256_castsi256_si128(rests), _mm256_extracti128_si256(rests, 1)};
+      for (int k = 0; k < 2; ++k) {
+        __m256i code = _mm256_slli_epi32(_mm256_cvtepu16_epi32(upper[k]), 16);
+        if (kBits > 16) {
+          const __m256i wide = _mm256_cvtepu16_epi32(lower[k]);
+          code = _mm256_or_si256(code, _mm256_slli_epi32(wide, 32 - kBits));
+        }
+        const __m256i magnitude =
+            _mm256_add_epi32(_mm256_srl_epi32(_mm256_and_si256(code, all), narrow), rebias);
+        const __m256 sign = _mm256_castsi256_ps(_mm256_andnot_si256(all, code));
+        __m256 value = _mm256_castsi256_ps(magnitude);
+        const __m256 small = _mm256_castsi256_ps(_mm256_cmpgt_epi32(normal_from, magnitude));
+        value = _mm256_add_ps(value, _mm256_and_ps(small, _mm256_sub_ps(value, min_normal)));
+        value = _mm256_mul_ps(_mm256_or_ps(value, sign), factor);
+        if (transform) value = _mm256_add_ps(value, added);
+        Store(out + c + 8 * k, value, stream);
       }
     }
     return c;
@@ -226,6 +286,8 @@ __attribute__((noinline)) void Decode(const Format& format, const Layout& layout
   const Format f = format;
   const float scale = transform ? transform->scale : 1.0f;
   const float offset = transform ? transform->offset : 0.0f;
+  const bool stream = layout.count >= kStreamed && layout.columns % 8 == 0 && begin % 8 == 0 &&
+                      reinterpret_cast<uintptr_t>(values) % 32 == 0;
   for (int64_t tile = begin; tile < end; tile += kTile) {
     const int64_t stop = tile + kTile < end ? tile + kTile : end;
     for (int r = 0; r < kRows; ++r) {
@@ -237,7 +299,12 @@ __attribute__((noinline)) void Decode(const Format& format, const Layout& layout
 #ifdef __F16C__
       if constexpr (kKind == kMinifloat && kBits <= 15) {
         if (Halves::Fit(f, scale)) {
-          first = Halves::Decode<kBits>(f, row, tile, last, scale, offset, transform, out);
+          first = Halves::Decode<kBits>(f, row, tile, last, scale, offset, transform, stream, out);
+        }
+      }
+      if constexpr (kKind == kMinifloat && kBits >= 16 && kBits < 24) {
+        if (Wide::Fit(f)) {
+          first = Wide::Decode<kBits>(f, row, tile, last, scale, offset, transform, stream, out);
         }
       }
 #endif
@@ -250,6 +317,9 @@ __attribute__((noinline)) void Decode(const Format& format, const Layout& layout
       }
     }
   }
+#ifdef __F16C__
+  if (stream) _mm_sfence();
+#endif
 }
 
 template <int kBits, Kind kKind, bool kStochastic>

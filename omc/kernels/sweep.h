@@ -65,6 +65,9 @@ extern const Sweeps sweeps;
 namespace avx2 {
 extern const Sweeps sweeps;
 }
+namespace avx512 {
+extern const Sweeps sweeps;
+}
 
 }  // namespace omc
 
