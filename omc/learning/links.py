@@ -16,7 +16,7 @@ from tensorflow_federated.proto.v0 import executor_pb2, executor_pb2_grpc
 
 from omc.errors import InputError, InputTypeError, WorkerError
 
-START_SECONDS = 5.0
+START_SECONDS = 10.0
 """How long a worker may take for its first answer."""
 
 _MAX_MESSAGE = 2**31 - 1  # Protocol buffers end there.
@@ -83,7 +83,7 @@ def open_links(workers):
 
     Raises:
         InputError, InputTypeError: As `parse_addresses`.
-        WorkerError: One does not answer within 5 seconds.
+        WorkerError: One does not answer within 10 seconds.
     """
     links = [Link(address) for address in parse_addresses(workers)]
     try:

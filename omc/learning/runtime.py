@@ -8,7 +8,6 @@ import asyncio
 import atexit
 import collections
 import contextlib
-import gc
 import queue
 from concurrent import futures
 
@@ -17,7 +16,7 @@ from tensorflow_federated.python.core.environments.tensorflow_frontend import (
     tensorflow_computation,
     tensorflow_computation_context,
 )
-from tensorflow_federated.python.core.impl.context_stack import runtime_error_context
+from tensorflow_federated.python.core.impl.context_stack import set_default_context
 
 from omc import kernels
 from omc.errors import InputError
@@ -63,7 +62,7 @@ def remote_runtime(workers, patience=30.0):
 
     Raises:
         InputError, InputTypeError: A malformed address, one twice, or none at all.
-        WorkerError: A worker does not answer at the start (within 5 seconds); from computations
+        WorkerError: A worker does not answer at the start (within 10 seconds); from computations
             inside: one died or fell silent.
     """
     with sigterm_exits(), _running(workers) as runtime:
@@ -239,13 +238,7 @@ def _traced_for_a_worker():
     return isinstance(current, tensorflow_computation_context.TensorFlowComputationContext)
 
 
-@atexit.register
-def _release_default_context():
-    # Its finalizer complains when the interpreter is half gone.
-    none = runtime_error_context.RuntimeErrorContext()
-    tff.framework.get_context_stack().set_default_context(none)
-    gc.collect()
-
-
 # TFF's worker loads no ops of ours.
 kernels.refuse_when(_traced_for_a_worker)
+# Or TFF's own context would go, with an error message, after the modules it ends its worker with.
+atexit.register(set_default_context.set_no_default_context)

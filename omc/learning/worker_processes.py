@@ -24,6 +24,12 @@ MARK = "OMC_RUNTIME"
 
 _NAME = "worker_binary"
 _BINARY = os.path.join(os.path.dirname(tff.__file__), "data", _NAME)
+# Else each of the worker's many threads keeps a heap of its own, and these grow over the rounds.
+_MALLOC = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "131072",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+}
 _START_SECONDS = 60.0  # A busy machine may need a while to load its 300 MB.
 # Waits for the end of its input, which comes with the program's death however that happens, then
 # ends every worker that bears the mark. Twice, for one may be starting just then.
@@ -115,6 +121,7 @@ def _start(port):
     return subprocess.Popen(
         [_BINARY, f"--port={port}"],
         stdin=subprocess.DEVNULL,
+        env={**_MALLOC, **os.environ},
         start_new_session=True,  # A Ctrl-C in the terminal is the program's to handle.
     )
 
