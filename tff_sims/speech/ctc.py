@@ -13,7 +13,7 @@ def batch(features, labels, words):
 
     Args:
         features: List of float32 arrays [frames, bands].
-        labels: List of lists of ints from 0, one an utterance.
+        labels: List of lists of ints from 0, one an utterance, none empty (the loss refuses that).
         words: Length that labels are padded to.
 
     Returns:

@@ -1,11 +1,12 @@
 """The corpus: the same everywhere, speakers kept apart, a damaged cache made again."""
 
 import dataclasses
+import subprocess
 
 import numpy as np
 import pytest
 
-from omc.errors import InputError
+from omc.errors import ArtifactError, InputError
 from tff_sims.speech import cache, corpus, features, production, splits, text
 from tff_sims.speech.corpus import Specification, load, utterance
 
@@ -17,9 +18,10 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMC_CACHE", str(tmp_path_factory.mktemp("cache")))
         calls = []
-        result = load(TINY, progress=lambda done, total: calls.append((done, total)))
-        assert calls[-1] == (7, 7) and len(calls) == 7
-        yield result
+        load(TINY, progress=lambda done, total: calls.append((done, total)))
+        assert calls == [(n, 7) for n in range(1, 8)]
+        patch.setattr(production, "make", None)
+        yield load(TINY)  # From the cache: nothing is made.
 
 
 def test_worker_processes_make_what_this_process_makes(made):
@@ -48,8 +50,16 @@ def test_domains_differ_in_the_room_alone(made):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "alter", "lose the sum", "garble the sum"])
-def test_a_damaged_cache_is_made_again(made, damage, monkeypatch):
-    path = cache.folder() / f"{TINY.key}.npz"
+def test_a_damaged_cache_is_made_again(damage, monkeypatch, tmp_path):
+    monkeypatch.setenv("OMC_CACHE", str(tmp_path / "new" / "folder"))
+    calls = []
+
+    def make():
+        calls.append(1)
+        return {"numbers": np.arange(1000), "words": np.array(["yes", "no"])}
+
+    cache.arrays("some", make)
+    path = cache.folder() / "some.npz"
     sums = path.with_name(path.name + ".sha256")
     content = path.read_bytes()
     if damage == "truncate":
@@ -61,12 +71,21 @@ def test_a_damaged_cache_is_made_again(made, damage, monkeypatch):
         sums.unlink()
     else:
         sums.write_bytes(b"\xff\n")
-    again = load(TINY, progress=lambda *_: None)
-    np.testing.assert_array_equal(np.concatenate(again.features), np.concatenate(made.features))
-    assert path.read_bytes() == content  # The same bytes, also by other processes.
-    monkeypatch.setattr(production, "make", None)  # Not called once all is well.
-    load(TINY)
-    assert {file.suffix for file in path.parent.iterdir()} == {".npz", ".sha256", ".lock"}
+    for _ in range(2):
+        found = cache.arrays("some", make)
+        np.testing.assert_array_equal(found["numbers"], np.arange(1000))
+        assert found["words"].tolist() == ["yes", "no"]
+    assert len(calls) == 2 and path.read_bytes() == content
+    assert subprocess.run(["sha256sum", "-c", sums.name], cwd=path.parent, check=False).returncode == 0
+    names = {file.name for file in path.parent.iterdir()}
+    assert names == {"some.npz", "some.npz.sha256", "some.lock"}
+
+
+def test_a_cache_that_cannot_be_written_is_an_error(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("OMC_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ArtifactError, match="cache.*OMC_CACHE"):
+        cache.arrays("some", dict)
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):

@@ -25,7 +25,7 @@ def by_enumeration(logits, labels):
     return -np.log(total)
 
 
-CASES = [[0, 1], [1, 1], [2], [], [0, 1, 0]]
+CASES = [[0, 1], [1, 1], [2], [0], [0, 1, 0]]
 
 
 @pytest.fixture
