@@ -1,6 +1,5 @@
 """Checkpoints of one run, through TFF's program state manager."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
@@ -10,7 +9,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_federated as tff
+from absl import logging
 
+from omc.errors import InputError
 from tff_sims.results import Round
 from tff_sims.waiting import wait_for
 
@@ -62,9 +63,12 @@ class Checkpoints:
             start: `Progress` of a run that has not begun; its structure is the checkpoints'.
         """
         for version in reversed(wait_for(self._manager.get_versions()) or []):
-            with contextlib.suppress(Exception):  # Whatever is wrong with it, an older one does.
+            try:
                 return self._load(version, start)
-            shutil.rmtree(self._folder / f"{_PREFIX}{version}", ignore_errors=True)
+            except Exception as error:  # Whatever is wrong with it, an older one does.
+                path = self._folder / f"{_PREFIX}{version}"
+                logging.warning("cannot read checkpoint %s, taking an older one: %s", path, error)
+                shutil.rmtree(path, ignore_errors=True)
         return start
 
     def _load(self, version, start):
@@ -80,6 +84,9 @@ class Checkpoints:
         Args:
             progress: `Progress` after a round.
             force: Write it in any case, bool.
+
+        Raises:
+            InputError: The disk does not take it.
         """
         if not force and time.monotonic() - self._saved_at < self._seconds:
             return
@@ -87,11 +94,13 @@ class Checkpoints:
         if version in (wait_for(self._manager.get_versions()) or []):
             return  # The run was at its end already.
         rows = json.dumps([dataclasses.asdict(row) for row in progress.rows])
-        wait_for(
-            self._manager.save(
-                {"leaves": tf.nest.flatten(progress.state), "rows": rows.encode()}, version
-            )
-        )
+        value = {"leaves": tf.nest.flatten(progress.state), "rows": rows.encode()}
+        try:
+            wait_for(self._manager.save(value, version))
+        except (OSError, tf.errors.OpError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            tip = "the same command goes on from the last one."
+            raise InputError("out", "a disk that takes a checkpoint", first, tip) from error
         self._saved_at = time.monotonic()
 
 

@@ -176,7 +176,8 @@ def save_weights(out, seed, model):
         seed: Seed of the run.
         model: Keras model that holds the weights: trainable ones first, then the others.
     """
-    arrays = {f"{i:04d} {v.name}": v.numpy() for i, v in enumerate(_variables(model))}
+    # By position: Keras numbers its names anew in every process, differently.
+    arrays = {f"v{i:05d}": v.numpy() for i, v in enumerate(_variables(model))}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     write_whole(pathlib.Path(out) / f"weights-{seed}.npz", buffer.getvalue())
@@ -227,7 +228,7 @@ def write_summary(out, settings, rows, memory, dense_bytes, command):
         out: Folder.
         settings: `Settings`.
         rows: List of `Round`, of all runs.
-        memory: Dict of `tff_sims.client_process.measure_client`.
+        memory: Dict of `tff_sims.client_process.measure_client`; None where it was not measured.
         dense_bytes: Bytes of the model's variables in float32.
         command: Command line, or "".
 
@@ -276,8 +277,8 @@ def _summary(settings, rows, memory, dense_bytes, command):
         "rounds_without_answer": sum(row.failed == row.clients for row in rows),
         "parameter_bytes": round(mean("parameter_bytes")),
         "dense_parameter_bytes": dense_bytes,
-        "peak_memory_bytes": memory["peak_bytes"],
-        "process_peak_bytes": memory["process_peak_bytes"],
+        "peak_memory_bytes": memory and memory["peak_bytes"],
+        "process_peak_bytes": memory and memory["process_peak_bytes"],
         "client_memory": memory,
         "downlink_bytes_per_client_round": round(mean("downlink_bytes")),
         "uplink_bytes_per_client_round": round(mean("uplink_bytes", answered)),

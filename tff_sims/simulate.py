@@ -122,6 +122,11 @@ def _define_flags():
         default("tensorboard"),
         "Also write every round for TensorBoard, into OUT/tensorboard.",
     )
+    flags.DEFINE_bool(
+        "client_memory",
+        default("client_memory"),
+        "Measure the peak memory of one client in a process of its own, after the last round.",
+    )
     flags.DEFINE_string("out", None, "Folder for the results (required).")
     flags.DEFINE_bool(
         "restart", False, "Begin anew: remove the results that an earlier run left in --out."

@@ -26,6 +26,12 @@ from omc import kernels
 
 _WORKER = "worker_binary"
 _MARK = "OMC_RUNTIME"  # Environment variable that workers inherit: whose they are.
+# Else each of the worker's many threads keeps a heap of its own, and these grow over the rounds.
+_MALLOC = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "131072",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+}
 # Waits for the end of its input, which comes with the program's death however that happens, then
 # ends every worker that bears the mark. Twice, for one may be starting just then.
 _GUARD = """
@@ -48,6 +54,8 @@ def local_runtime():
     SystemExit here) and, by a small guard process, also when the program itself is killed.
     """
     _start_guard()
+    for name, value in _MALLOC.items():
+        os.environ.setdefault(name, value)  # The worker reads it when it starts.
     before = {process.pid for process in workers()}
     context = tff.backends.native.create_sync_local_cpp_execution_context()
     with _sigterm_exits():

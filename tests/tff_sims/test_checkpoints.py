@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_federated as tff
 
+from omc.errors import InputError
 from tff_sims.checkpoints import Checkpoints, Progress, latest_round
 from tff_sims.results import Round
 
@@ -85,3 +86,17 @@ def test_a_young_checkpoint_is_enough(tmp_path):
     checkpoints.save(progress(2), force=True)
     checkpoints.save(progress(2), force=True)
     assert latest_round(tmp_path) == 2
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(*arguments, **named):
+        raise OSError(28, "No space left on device")
+
+    checkpoints = Checkpoints(tmp_path, 0)
+    checkpoints.save(progress(1))
+    monkeypatch.setattr("tensorflow.saved_model.save", full)
+    with pytest.raises(InputError, match="No space left") as error:
+        checkpoints.save(progress(2))
+    assert error.value.argument == "out" and "\n" not in str(error.value)
+    monkeypatch.undo()
+    assert same(progress(1), Checkpoints(tmp_path, 0).load(progress(0)))

@@ -76,7 +76,9 @@ def test_a_damaged_cache_is_made_again(damage, monkeypatch, tmp_path):
         np.testing.assert_array_equal(found["numbers"], np.arange(1000))
         assert found["words"].tolist() == ["yes", "no"]
     assert len(calls) == 2 and path.read_bytes() == content
-    assert subprocess.run(["sha256sum", "-c", sums.name], cwd=path.parent, check=False).returncode == 0
+    assert (
+        subprocess.run(["sha256sum", "-c", sums.name], cwd=path.parent, check=False).returncode == 0
+    )
     names = {file.name for file in path.parent.iterdir()}
     assert names == {"some.npz", "some.npz.sha256", "some.lock"}
 
