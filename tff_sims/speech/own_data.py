@@ -1,6 +1,7 @@
 """A user's own recordings as a corpus: a folder of wav files, or a TFF `ClientData`."""
 
 import pathlib
+import struct
 
 import numpy as np
 from scipy.io import wavfile
@@ -79,7 +80,7 @@ def _read(wav):
     try:
         rate, samples = wavfile.read(wav)
         transcript = wav.with_suffix(".txt").read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, struct.error) as error:
         expected = "recordings that can be read, each with a transcript"
         raise InputError("folder", expected, f"{str(wav)!r} ({error})", _TIP) from error
     return _utterance(samples, transcript, rate, str(wav))
