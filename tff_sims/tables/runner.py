@@ -41,7 +41,7 @@ def run_jobs(jobs, folder, minutes=None, show=print, python=(sys.executable,)):
     Args:
         jobs: List of (`plan.Run`, seed).
         folder: `Folder`, locked.
-        minutes: Minutes within which everything has to end: but for the first, no job begins that is
+        minutes: Minutes within which everything has to end: no job but the first begins that is
             expected to take longer. None for no end.
         show: Function that is given each line of progress.
         python: Command that gets a job's arguments, a sequence of str.
