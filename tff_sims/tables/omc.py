@@ -71,7 +71,7 @@ TASKS = {
         metric="WER",
         split="speaker",
         domains=("quiet", "noisy"),
-        full=Scale(400, 50, 25, 8, 10, (0, 1, 2)),
+        full=Scale(100, 50, 25, 8, 10, (0, 1, 2)),
         quick=Scale(0, 2, 1, 4, 1, (0,)),
     ),
     "keywords": Subject(
