@@ -228,7 +228,7 @@ def write_summary(out, settings, rows, memory, dense_bytes, command):
         out: Folder.
         settings: `Settings`.
         rows: List of `Round`, of all runs.
-        memory: Dict of `tff_sims.client_process.measure_client`.
+        memory: Dict of `tff_sims.client_process.measure_client`; None where it was not measured.
         dense_bytes: Bytes of the model's variables in float32.
         command: Command line, or "".
 
@@ -277,8 +277,8 @@ def _summary(settings, rows, memory, dense_bytes, command):
         "rounds_without_answer": sum(row.failed == row.clients for row in rows),
         "parameter_bytes": round(mean("parameter_bytes")),
         "dense_parameter_bytes": dense_bytes,
-        "peak_memory_bytes": memory["peak_bytes"],
-        "process_peak_bytes": memory["process_peak_bytes"],
+        "peak_memory_bytes": memory and memory["peak_bytes"],
+        "process_peak_bytes": memory and memory["process_peak_bytes"],
         "client_memory": memory,
         "downlink_bytes_per_client_round": round(mean("downlink_bytes")),
         "uplink_bytes_per_client_round": round(mean("uplink_bytes", answered)),

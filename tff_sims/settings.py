@@ -47,6 +47,7 @@ class Settings:
         repeats: Runs, with seeds seed, seed + 1, ...
         checkpoint_seconds: A checkpoint is written when the last one is older than this.
         tensorboard: Write rows for TensorBoard, too.
+        client_memory: Measure the memory of one client in a process of its own, at the end.
     """
 
     task: str = "digits"
@@ -74,6 +75,7 @@ class Settings:
     repeats: int = 1
     checkpoint_seconds: float = 10.0
     tensorboard: bool = False
+    client_memory: bool = True
 
     @property
     def seeds(self):

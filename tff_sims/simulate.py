@@ -129,6 +129,11 @@ def _define_flags():
         "Addresses, host:port,host:port, of TFF workers to train on, started with python -m "
         "tff_sims.workers; by default one local worker. docs/workers.md tells more.",
     )
+    flags.DEFINE_bool(
+        "client_memory",
+        default("client_memory"),
+        "Measure the peak memory of one client in a process of its own, after the last round.",
+    )
     flags.DEFINE_string("out", None, "Folder for the results (required).")
     flags.DEFINE_bool(
         "restart", False, "Begin anew: remove the results that an earlier run left in --out."

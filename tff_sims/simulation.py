@@ -60,7 +60,7 @@ def simulate(
         rows = _train(settings, folder, on_round, workers)
         task = settings.make_task(settings.seed)
         dense = sum(v.numpy().nbytes for v in task.build_model().variables)
-        memory = _client_memory(settings, task)
+        memory = _client_memory(settings, task) if settings.client_memory else None
         summary = write_summary(folder.path, settings, rows, memory, dense, command)
         folder.drop_checkpoints()
     return summary

@@ -181,6 +181,9 @@ def test_no_run_begins_that_would_end_too_late(tmp_path, monkeypatch):
     assert outcome.left and not outcome.failed
     assert len(outcome.left) == sum(not folder.finished(r.name, s) for r, s in jobs) < len(jobs)
     assert "left for another time" in lines[-1]
+    left = len(outcome.left)
+    outcome = runner.run_jobs(jobs, folder, 1e-9, lines.append, STUB)
+    assert len(outcome.left) == left - 1  # The same command always gets a step further.
     assert not runner.run_jobs(jobs, folder, None, lines.append, STUB).left
 
 

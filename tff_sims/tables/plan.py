@@ -20,12 +20,15 @@ class Run:
             themselves.
         start: Name of the run whose final weights, of the same seed, this one starts from.
         program: Module of the program; it writes summary.json into its --out when it is through.
+        memory_seed: The only seed with which a client's memory is measured; None for all. It is
+            the same for every seed, and the measurement costs as much as many rounds.
     """
 
     name: str
     flags: dict
     start: Optional[str] = None
     program: str = SIMULATE
+    memory_seed: Optional[int] = None
 
     @property
     def rounds(self):
@@ -40,6 +43,8 @@ class Run:
             folder: Function from a run's name and a seed to its folder.
         """
         flags = {**self.flags, "seed": seed}
+        if self.memory_seed not in (None, seed):
+            flags["client_memory"] = False
         if self.start:
             flags["init"] = folder(self.start, seed)
         flags["out"] = folder(self.name, seed)

@@ -41,21 +41,22 @@ def run_jobs(jobs, folder, minutes=None, show=print, python=(sys.executable,)):
     Args:
         jobs: List of (`plan.Run`, seed).
         folder: `Folder`, locked.
-        minutes: Minutes within which everything has to end: no job begins that is expected to take
-            longer. None for no end.
+        minutes: Minutes within which everything has to end: no job but the first begins that is
+            expected to take longer. None for no end.
         show: Function that is given each line of progress.
         python: Command that gets a job's arguments, a sequence of str.
 
     Returns:
         `Outcome`.
     """
-    outcome, clock = Outcome(), _Clock(jobs, folder)
+    outcome, clock, begun = Outcome(), _Clock(jobs, folder), False
     for number, (run, seed) in enumerate(jobs, 1):
         name = f"run {number} of {len(jobs)}, {run.name} with seed {seed}"
         if folder.finished(run.name, seed):
             continue
         late = minutes is not None and clock.seconds + (clock.estimate(run) or 0) > 60 * minutes
-        if late or (run.start, seed) in outcome.left:
+        # One begins in any case, so that the same command always gets a step further.
+        if begun and (late or (run.start, seed) in outcome.left):
             if not outcome.left:
                 show(f"{name}: left for another time, as are all that would end too late")
             outcome.left.append((run.name, seed))
@@ -63,6 +64,7 @@ def run_jobs(jobs, folder, minutes=None, show=print, python=(sys.executable,)):
         if run.start and not folder.finished(run.start, seed):
             problem = f"it starts from {run.start}, which is not finished"
         else:
+            begun = True
             show(f"{name}: begins; {clock.left()} left")
             problem = _run(
                 run, seed, folder, python, clock, lambda text, n=name: show(f"{n}: {text}")
