@@ -17,7 +17,6 @@ CONFORMER = functools.partial(
 )
 BUILDERS = {
     "conformer": CONFORMER,
-    "streaming_conformer": functools.partial(CONFORMER, streaming=True, left_context=3),
     "keyword_lstm": functools.partial(models.keyword_lstm, OUTPUTS, FEATURES, units=12, depth=1),
 }
 
