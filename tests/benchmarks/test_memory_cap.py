@@ -1,7 +1,5 @@
 """The demonstration under a memory limit: what it concludes, and a small one for real."""
 
-import sys
-
 import pytest
 
 from benchmarks import memory_cap
@@ -43,8 +41,3 @@ def test_wrong_arguments_exit_with_2(arguments, capsys):
         memory_cap.main(arguments)
     assert exit.value.code == 2
     assert arguments[0].split("=")[0] in capsys.readouterr().err
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
-def test_fp32_dies_where_omc_trains(capsys):
-    assert memory_cap.main(["--size=quick", "--steps=2"]) == 0, capsys.readouterr().out
