@@ -206,7 +206,7 @@ def test_what_is_no_array_of_numbers_is_refused(array):
 
 
 def test_unknown_transform_is_refused():
-    for transform in ("none", "PVT", "", True, False, 1, ["pvt"]):
+    for transform in ("None", "PVT", "", True, False, 1, ["pvt"]):
         with pytest.raises(InputError, match="`transform`.*'pvt' or None"):
             compress([1.0], "S1E3M7", transform=transform)
 
