@@ -109,6 +109,8 @@ def _free(ports):
         for port in ports:
             family = socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET
             listener = held.enter_context(socket.socket(family))
+            if port:  # Past connections of a worker would hold it for a minute.
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind(("", port or 0))
             except (OSError, OverflowError) as error:

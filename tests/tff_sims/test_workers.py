@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from omc.learning import worker_processes
 from tff_sims import workers
 
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -53,6 +54,8 @@ def helper(port):
         for line in process.stdout:
             if f"--workers=localhost:{port},localhost:{port + 1}" in line:
                 break
+        else:
+            raise AssertionError(process.stderr.read())
         children = psutil.Process(process.pid).children()
         found = [child for child in children if child.name() == "worker_binary"]
         yield process, sorted(found, key=lambda child: child.cmdline())
@@ -130,6 +133,16 @@ def test_workers_end_with_the_program_that_started_them():
         while any(worker.is_running() for worker in children) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not any(worker.is_running() for worker in children)
+
+
+def test_a_port_whose_connections_have_just_ended_is_free():
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("localhost", port)) as client:
+            connection, _ = server.accept()
+            connection.close()  # First, so that the server's end stays in TIME_WAIT.
+            client.recv(1)
+    assert worker_processes._free([port]) == [port]
 
 
 def run_main(monkeypatch, capsys, *flags):
