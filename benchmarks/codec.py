@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import harness, loops
-from omc.compressed import Codec
+from omc.codecs import Codec
 from omc.formats import Format
 
 FORMATS = ("S1E2M3", "S1E3M7", "S1E4M3", "S1E5M10", "S1E4M14", "INT2", "INT4", "INT8")

@@ -5,7 +5,7 @@ from unittest import mock
 
 import tensorflow as tf
 
-from omc import compressed, kernels
+from omc import codecs, kernels
 
 COPIES = ("copy_1", "copy_all")
 _LEAST_SHARE = 0.2  # Of a measured time; what is left of less without the loop is noise.
@@ -28,7 +28,7 @@ def path(mode):
         if mode == "xla":
             yield
             return
-        with mock.patch.object(compressed, "_compiled", lambda codec, name: getattr(codec, name)):
+        with mock.patch.object(codecs, "_compiled", lambda codec, name: getattr(codec, name)):
             yield
 
 

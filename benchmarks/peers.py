@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_model_optimization.python.core.internal import tensor_encoding
 
 from benchmarks import harness, loops
-from omc.compressed import Codec
+from omc.codecs import Codec
 from omc.formats import Format
 
 _SIZES = {  # weights -> (shape, calls in one measurement, most rounds)

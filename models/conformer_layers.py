@@ -189,7 +189,10 @@ class RelativeAttention(L.Layer):
     """Multi-head self-attention with relative positions (arXiv 1901.02860, section 3.3).
 
         score(i, j) = ((W_q x_i + u) . W_k x_j + (W_q x_i + v) . W_p P(i - j)) / sqrt(width / heads)
-        y_i = W_o sum_j softmax_j(score(i, j)) W_v x_j,  x normalised,  W_q without a bias, for u, v
+        y_i = W_o sum_j softmax_j(score(i, j)) W_v x_j,  x normalised
+
+    No biases in front of W_o: u and v are the query's, the key's would cancel in the softmax, and
+    the value's would add up with that of W_o.
 
     Args:
         width: Features.
@@ -206,8 +209,8 @@ class RelativeAttention(L.Layer):
         self.norm = _norm()
         self.query = _dense(width, seed + 1, "query", use_bias=False)
         self.position = _dense(width, seed + 2, "position", use_bias=False)
-        self.key = _dense(width, seed + 3, "key")
-        self.value = _dense(width, seed + 4, "value")
+        self.key = _dense(width, seed + 3, "key", use_bias=False)
+        self.value = _dense(width, seed + 4, "value", use_bias=False)
         self.result = _dense(width, seed + 5, "result")
         self.dropout = L.Dropout(dropout)
 

@@ -1,6 +1,6 @@
 """Artifacts: variables on disk, in one safetensors file that checks itself.
 
-What is packed stays packed: the buffers of `omc.compressed` are written byte for byte. The layout
+What is packed stays packed: the buffers of `omc.codecs` are written byte for byte. The layout
 is described in docs/wire_format.md. A checksum covers every byte of the file, and writing is
 atomic: the file at `path` is the old one or the new one, never a part.
 """
@@ -23,7 +23,7 @@ import safetensors
 import safetensors.numpy
 import tensorflow as tf
 
-from omc.compressed import Codec
+from omc.codecs import Codec
 from omc.errors import ArtifactError, InputTypeError
 from omc.formats import Format
 

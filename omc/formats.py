@@ -1,7 +1,7 @@
 """Number formats: what a code means. SxEyMz minifloats, INTn integers and FP32.
 
 A *code* is an unsigned integer of `bits` bits. This module is the specification, in plain Python
-and float64; `omc.compressed` has the fast vector form, tested against this one code by code and
+and float64; `omc.codecs` has the fast vector form, tested against this one code by code and
 against an independent implementation.
 
 Minifloats `SxEyMz` (x sign, y exponent, z mantissa bits; notation of OMC, arXiv 2205.03494).

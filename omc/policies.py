@@ -13,7 +13,8 @@ from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
-from omc.compressed import Codec, parse_transform
+from omc.codecs import Codec
+from omc.compressed import parse_transform
 from omc.errors import InputError, InputTypeError
 from omc.formats import FP32, Format
 

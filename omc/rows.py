@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from omc import packing, transforms
-from omc.compressed import Codec, PartialCodec, from_bytes
+from omc.codecs import Codec, PartialCodec, from_bytes
 from omc.formats import FP32
 
 

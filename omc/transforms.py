@@ -4,8 +4,8 @@ A variable v is stored as codes of u = (v - offset) / scale, and read back as
 
     v' = scale * u' + offset,         u' = the format's value nearest to u.
 
-`fit` finds (scale, offset) for a whole variable: a prescale that maps its largest magnitude onto
-the format's largest value, then the closed-form least squares of v ~ s*u' + b (OMC, arXiv
+A whole variable's (scale, offset) are fitted: `prescale` maps its largest magnitude onto the
+format's largest value, then `least_squares` is the closed form for v ~ s*u' + b (OMC, arXiv
 2205.03494):
 
     s = (n*Sum(v u') - Sum(v) Sum(u')) / (n*Sum(u'^2) - Sum(u')^2),    b = (Sum(v) - s*Sum(u')) / n
@@ -144,30 +144,65 @@ def _without_feedback(codes, fmt):
     return tf.minimum(tf.bitwise.bitwise_and(codes + half, ~low), fmt.read_max)
 
 
-def fit(values, fmt, noise=None):
-    """Rounds a whole variable and finds its transform.
+def prescale(lowest, highest, fmt):
+    """(scale, offset) that map a variable onto the format's range; scale 1 where all is equal.
 
     Args:
-        values: float32 [n], finite.
+        lowest: float32 [], the variable's least value.
+        highest: float32 [], its largest.
         fmt: Format, not FP32.
-        noise: As in `round_to_codes`. With noise the least squares step is left out, because it
-            would bias what stochastic rounding keeps unbiased.
+    """
+    if fmt.sign_bits:
+        offset, largest = tf.constant(0.0), tf.maximum(-lowest, highest)
+    else:  # Halves first: the distance of 1e38 and -3e38 is beyond float32.
+        offset = lowest
+        largest = 2.0 * tf.minimum(highest / 2 - offset / 2, 2.0**126)
+    scale = tf.clip_by_value(largest * (1.0 / _target(fmt)), MIN_SCALE, _max_scale(fmt))
+    return tf.where(largest > 0.0, scale, 1.0), offset
+
+
+def moments(units, codes, fmt):
+    """What `least_squares` needs to know of some of a variable's weights; sums add up.
+
+    Args:
+        units: float32 tensor, u of the weights.
+        codes: int32 tensor, what they were rounded to.
+        fmt: Format, not FP32.
 
     Returns:
-        (codes int32 [n], scale float32 [], offset float32 []).
+        float64 [4]: the sums of u', u'^2, r = u - u', and u' r.
     """
-    if values.shape[0] == 0:
-        return tf.zeros([0], tf.int32), tf.constant(1.0), tf.constant(0.0)
-    scale, offset = _prescale(values, fmt)
-    scaled = to_units(values, scale, offset)
-    codes = round_to_codes(scaled, fmt, noise, symmetric=True)
-    if noise is not None:
-        return codes, scale, offset
-    slope, intercept = _least_squares(scaled, values_of_codes(codes, fmt, stored=True))
-    # The line may leave float32 where no value does; a constant's (slope 1) does not.
-    huge = (scale * _target(fmt) >= 2.0**126) & (slope != 1.0)
+    rounded = values_of_codes(codes, fmt, stored=True)
+    residual = tf.cast(units - rounded, tf.float64)
+    rounded = tf.cast(rounded, tf.float64)
+    terms = (rounded, rounded * rounded, residual, rounded * residual)
+    return tf.stack([tf.reduce_sum(term) for term in terms])
+
+
+def least_squares(scale, offset, sums, count, fmt):
+    """The transform under which a variable's codes say most, from the one they were rounded under.
+
+    Args:
+        scale: float32 [], the prescale.
+        offset: float32 [].
+        sums: float64 [4], `moments` of the whole variable.
+        count: Number of its weights, above 0.
+        fmt: Format, not FP32.
+
+    Returns:
+        (scale, offset), float32 scalars.
+    """
+    mean, square, mean_residual, product = tf.unstack(sums / count)
+    variance = square - mean * mean
+    # Equal values leave nothing but the rounding of sums: a zero denominator.
+    degenerate = variance <= 1e-12 * mean * mean
+    gain = tf.where(degenerate, tf.zeros_like(mean), (product - mean * mean_residual) / variance)
+    # The line may leave float32 where no value does; a constant's (gain 0) does not.
+    huge = (scale * _target(fmt) >= 2.0**126) & (gain != 0.0)
+    intercept = tf.cast(mean_residual - gain * mean, tf.float32)
+    slope = 1.0 + tf.cast(gain, tf.float32)
     slope, intercept = tf.where(huge, 1.0, slope), tf.where(huge, 0.0, intercept)
-    return codes, scale * slope, offset + scale * intercept
+    return scale * slope, offset + scale * intercept
 
 
 def to_units(values, scale, offset):
@@ -228,7 +263,7 @@ def growth_constants(fmt):
     }
 
 
-def random_bits(shape, key):
+def random_bits(index, key):
     """32 random bits for each weight of a variable: what stochastic rounding draws from.
 
     A hash of (index, key), so that every weight's bits can be had without the others' ("lowbias32"
@@ -236,14 +271,13 @@ def random_bits(shape, key):
     streams: take keys from a generator, as `tf.random.experimental.stateless_fold_in`.
 
     Args:
-        shape: Shape of the weights, in the order of their index.
+        index: int32 tensor, the weights' positions in their variable.
         key: int32 [2].
 
     Returns:
-        int32 of `shape`.
+        int32 tensor of the shape of `index`.
     """
     first, second = tf.unstack(tf.bitcast(key, tf.uint32))
-    index = tf.reshape(tf.range(shape.num_elements(), dtype=tf.int32), shape)
     bits = tf.bitcast(index, tf.uint32) + first
     bits = _xor_shifted(bits, 16) * tf.constant(0x7FEB352D, tf.uint32)
     bits = (_xor_shifted(bits, 15) + second) * tf.constant(0x846CA68B, tf.uint32)
@@ -253,30 +287,6 @@ def random_bits(shape, key):
 def _xor_shifted(bits, shift):
     shifted = tf.bitwise.right_shift(bits, tf.constant(shift, tf.uint32))
     return tf.bitwise.bitwise_xor(bits, shifted)
-
-
-def _prescale(values, fmt):
-    """(scale, offset) that map a variable onto the format's range; scale 1 where all is equal."""
-    if fmt.sign_bits:
-        offset, largest = tf.constant(0.0), tf.reduce_max(tf.abs(values))
-    else:  # Halves first: the distance of 1e38 and -3e38 is beyond float32.
-        offset = tf.reduce_min(values)
-        largest = 2.0 * tf.minimum(tf.reduce_max(values) / 2 - offset / 2, 2.0**126)
-    scale = tf.clip_by_value(largest * (1.0 / _target(fmt)), MIN_SCALE, _max_scale(fmt))
-    return tf.where(largest > 0.0, scale, 1.0), offset
-
-
-def _least_squares(scaled, rounded):
-    """(s, b) of scaled ~ s * rounded + b, from centred residuals, which float32 sums well."""
-    residual = scaled - rounded
-    mean, mean_residual = tf.reduce_mean(rounded), tf.reduce_mean(residual)
-    centred = rounded - mean
-    variance = tf.reduce_mean(centred * centred)
-    covariance = tf.reduce_mean(centred * (residual - mean_residual))
-    # Equal values leave only rounding noise of the mean in `centred`: a zero denominator.
-    degenerate = variance <= 1e-12 * tf.square(mean)
-    slope = tf.where(degenerate, 1.0, 1.0 + covariance / variance)
-    return slope, mean_residual - (slope - 1.0) * mean
 
 
 def _max_scale(fmt):

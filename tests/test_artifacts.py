@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from omc import artifacts
 from omc.artifacts import Artifact, Entry
-from omc.compressed import Codec
+from omc.codecs import Codec
 from omc.errors import ArtifactError, InputTypeError
 from omc.formats import Format
 

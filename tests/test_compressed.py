@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from omc import compressed, packing
-from omc.compressed import Codec, CompressedTensor, PartialCodec, compress, decompress
+from omc import codecs, packing
+from omc.codecs import Codec, PartialCodec
+from omc.compressed import CompressedTensor, compress, decompress
 from omc.errors import InputError, InputTypeError
 from omc.formats import Format
 
@@ -464,7 +465,7 @@ def test_large_variables_agree_with_the_op_by_op_path(name, transform, monkeypat
         return decompress(stored).numpy(), [added(stored, *update) for update in updates]
 
     compiled, compiled_updates = everything()
-    monkeypatch.setattr(compressed, "_compiled", getattr)
+    monkeypatch.setattr(codecs, "_compiled", getattr)
     plain, plain_updates = everything()
     if stored.codec.transform:  # XLA fuses scale * u' + offset, with one rounding less.
         size = np.maximum(np.abs(plain - stored.offset), abs(stored.offset))
@@ -476,3 +477,26 @@ def test_large_variables_agree_with_the_op_by_op_path(name, transform, monkeypat
     assert_same_buffer(plain_updates[0], stored)
     if transform and name not in ("S1E8M7", "FP32"):
         assert plain_updates[-1].scale > stored.scale == plain_updates[1].scale
+
+
+@pytest.mark.parametrize("seed", [None, tf.constant([1, 2])], ids=["nearest", "stochastic"])
+@pytest.mark.parametrize("transform", [True, False])
+@pytest.mark.parametrize("name", ["S1E3M7", "S0E4M3", "INT4"])
+def test_chunks_make_no_difference(name, transform, seed, monkeypatch):
+    """Neither in how much is encoded at a time, nor in what kind of code does it."""
+    values = np.random.default_rng(0).normal(1.0, 1.0, 1001).astype(np.float32)
+    values[7] = np.nan
+    codec = Codec(Format.parse(name), values.shape, transform)
+    whole = codec.encode(values, seed)
+    again = codec.assign(whole, 0.9 * values, seed)
+    plain, graph, xla = lambda f: f, tf.function, lambda f: tf.function(f, jit_compile=True)
+    for chunk, run in [(8, plain), (1000, graph), (1008, plain), (136, plain), (136, xla)]:
+        monkeypatch.setattr(codecs, "_CHUNK", chunk)
+        parts = run(lambda: codec.encode(values, seed))()
+        planes = slice(None, codec.nbytes - 8 if transform else None)
+        np.testing.assert_array_equal(parts[planes], whole[planes])
+        np.testing.assert_allclose(
+            codec.transform_of(parts), codec.transform_of(whole), rtol=2e-7, atol=1e-9
+        )
+        parts = run(lambda: codec.assign(whole, 0.9 * values, seed))()
+        np.testing.assert_array_equal(parts[planes], again[planes])

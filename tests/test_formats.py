@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from omc import packing
-from omc.compressed import Codec, CompressedTensor, compress, decompress
+from omc.codecs import Codec
+from omc.compressed import CompressedTensor, compress, decompress
 from omc.errors import FormatError, OmcError
 from omc.formats import FP32, Format
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from omc import kernels, packing
-from omc.compressed import Codec
+from omc.codecs import Codec
 from omc.formats import Format
 from omc.kernels import build
 

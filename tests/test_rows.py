@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from omc.compressed import Codec, PartialCodec
+from omc.codecs import Codec, PartialCodec
 from omc.formats import FP32, Format
 from omc.rows import decode_rows
 

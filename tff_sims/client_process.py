@@ -59,7 +59,7 @@ def _work(arguments):
     import tensorflow as tf
 
     import omc
-    from omc.compressed import to_bytes
+    from omc.codecs import to_bytes
     from omc.learning.client_works import ClientTrainer, LocalOptimizer
     from omc.learning.models import ModelPlan
     from omc.measurement.memory import heap_peak, process_peak_bytes

@@ -17,6 +17,7 @@ HOUSE = (
     "omc.packing",
     "omc.transforms",
     "omc.kernels",
+    "omc.codecs",
     "omc.compressed",
     "omc.rows",
     "omc.nested",

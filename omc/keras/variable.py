@@ -9,7 +9,7 @@ from keras.src.mixed_precision import autocast_variable
 from tensorflow.python.ops import resource_variable_ops
 
 from omc import kernels, rows
-from omc.compressed import Codec
+from omc.codecs import Codec
 from omc.errors import ModelError
 from omc.keras import late, schedule
 from omc.keras.gradient import differentiable, read, recording, there, within

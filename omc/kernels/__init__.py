@@ -81,7 +81,7 @@ def refuse_when(condition):
 
 
 def decode(buffer, fmt, shape, transform):
-    """Dense float32 tensor of `shape`; see `omc.compressed.Codec.decode`.
+    """Dense float32 tensor of `shape`; see `omc.codecs.Codec.decode`.
 
     Args:
         buffer: uint8 [nbytes].
@@ -103,7 +103,7 @@ def can_add(fmt, transform):
 
 
 def add(buffer, delta, sign, key, fmt):
-    """Buffer after `values += sign * delta`; see `omc.compressed.Codec.add`.
+    """Buffer after `values += sign * delta`; see `omc.codecs.Codec.add`.
 
     Args:
         buffer: uint8 [nbytes], with a transform.

@@ -1,7 +1,7 @@
 // TensorFlow ops over the sweeps: decode and add, each on a buffer or on the
 // variable that holds it.
 //
-// A buffer is what omc/compressed.py describes: planes, then scale and offset under a transform.
+// A buffer is what omc/codecs.py describes: planes, then scale and offset under a transform.
 #include <algorithm>
 #include <atomic>
 #include <cmath>

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.compressed import PartialCodec, to_bytes
+from omc.codecs import PartialCodec, to_bytes
 from omc.keras import CompressedVariable
 from omc.learning import models
 

@@ -8,7 +8,7 @@ import itertools
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.compressed import PartialCodec
+from omc.codecs import PartialCodec
 from omc.errors import InputTypeError
 from omc.keras import CompressedVariable
 from omc.keras.wrapping import rounding_seed

@@ -102,7 +102,7 @@ def test_frozen_layers_and_constraints(make, shape):
 
 
 def test_channels_first_matrix_batches_and_other_calls_are_transient_too():
-    codec = omc.compressed.Codec(omc.Format.parse("S1E5M10"), (3, 4))
+    codec = omc.codecs.Codec(omc.Format.parse("S1E5M10"), (3, 4))
     value = tf.random.normal([3, 4])
     x = tf.random.normal([2, 4, 3])
     for op in (
@@ -129,7 +129,7 @@ def test_channels_first_matrix_batches_and_other_calls_are_transient_too():
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
 def test_half_precision_inputs(dtype):
-    codec = omc.compressed.Codec(omc.Format.parse("INT8"), (6, 4))
+    codec = omc.codecs.Codec(omc.Format.parse("INT8"), (6, 4))
     variable = CompressedVariable(codec, codec.encode(tf.random.normal([6, 4])), "kernel")
     x = tf.cast(tf.random.normal([3, 6]), dtype)
     with tf.GradientTape() as tape:

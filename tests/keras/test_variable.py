@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from omc.compressed import Codec
+from omc.codecs import Codec
 from omc.formats import Format
 from omc.keras import CompressedVariable
 

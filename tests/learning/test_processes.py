@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 import omc
-from omc.compressed import Codec
+from omc.codecs import Codec
 from omc.errors import FormatError, InputError, InputTypeError
 from omc.learning import build_fp32_fed_avg, build_weighted_fed_avg, local_runtime, traffic
 from omc.learning.models import ModelPlan

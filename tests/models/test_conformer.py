@@ -39,7 +39,9 @@ def assert_near(ours, theirs):
 def weights(width, depth, kernel, channels, features, outputs):
     """Weights as the formulas of the paper have them, biases included."""
     norm, feed = 2 * width, 8 * width**2 + 5 * width
-    attention = 5 * width**2 + 3 * width + 2 * width  # u and v in place of the query's bias
+    attention = (
+        5 * width**2 + width + 2 * width
+    )  # u and v in place of the query's bias, no others before W_o
     convolution = 3 * width**2 + 3 * width + (kernel + 1) * width + norm
     block = 2 * (norm + feed) + norm + attention + norm + convolution + norm
     maps = 10 * channels + 9 * channels**2 + channels
@@ -144,7 +146,6 @@ def naive_attention(layer, x, valid, left_context):
         name: getattr(layer, name).kernel.numpy().astype(np.float64)
         for name in ("query", "key", "value", "position", "result")
     }
-    bias = {name: getattr(layer, name).bias.numpy() for name in ("key", "value", "result")}
     u, v = layer.content_bias.numpy(), layer.position_bias.numpy()
     batch, frames, width = norm.shape
     size = width // layer.heads
@@ -160,13 +161,13 @@ def naive_attention(layer, x, valid, left_context):
         for j in seen:
             angles = (i - j) / 10_000 ** (np.arange(0, width, 2) / width)
             place = np.concatenate([np.sin(angles), np.cos(angles)]) @ w["position"]
-            key = norm[b, j] @ w["key"] + bias["key"]
+            key = norm[b, j] @ w["key"]
             content = (query + u)[part] @ key[part] + (query + v)[part] @ place[part]
             scores.append(content / np.sqrt(size))
-            values.append((norm[b, j] @ w["value"] + bias["value"])[part])
+            values.append((norm[b, j] @ w["value"])[part])
         weight = np.exp(scores - np.max(scores))
         y[b, i, part] = weight @ np.array(values) / weight.sum()
-    return y @ w["result"] + bias["result"]
+    return y @ w["result"] + layer.result.bias.numpy()
 
 
 @pytest.mark.parametrize("left_context", [None, 0, 2, 20])

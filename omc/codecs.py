@@ -1,0 +1,429 @@
+"""Codecs: dense float32 values <-> the byte buffer of one variable; encode, decode, add.
+
+One variable is one byte buffer (uint8, flat):
+
+    planes of codes (omc.packing), padding included | scale, float32 LE | offset, float32 LE
+
+Without a transform the last 8 bytes are absent; an FP32 buffer is the raw little-endian float32.
+The buffer is what a device stores, what crosses the wire, and what `nbytes` counts.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from omc import kernels, packing, transforms
+from omc.errors import InputError
+from omc.formats import FP32, Format
+
+_TRAILER_BYTES = 8  # scale and offset
+_CHUNK = 1 << 19  # Weights that are encoded at a time: what that takes is ten times their size.
+_XLA_FROM = 1 << 16  # Weights from which compiling a codec pays within a few steps.
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+    """Turns float32 tensors of one shape into buffers of one format and back, in TensorFlow ops.
+
+    Attributes:
+        format: Format of the codes.
+        shape: Shape of the dense tensor, a tuple of ints.
+        transform: Whether a per-variable transform (PVT) surrounds the codes.
+    """
+
+    format: Format
+    shape: tuple
+    transform: bool = True
+
+    @property
+    def count(self):
+        """Number of weights."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self):
+        """Length of a buffer, in bytes."""
+        if self.format.is_fp32:
+            return 4 * self.count
+        planes = packing.packed_nbytes(self.count, self.format.bits)
+        return planes + (_TRAILER_BYTES if self.transform else 0)
+
+    @property
+    def natively_added(self):
+        """Whether native ops, where they are usable, serve `add`."""
+        return kernels.can_add(self.format, self.transform) and self.count > 0
+
+    def encode(self, values, seed=None):
+        """Buffer (uint8 [nbytes]) of dense values, with a freshly fitted transform.
+
+        Args:
+            values: float32 tensor of `shape`. Values that are not finite count as 0 here, in graph
+                code (FP32 keeps them); `compress` rejects them.
+            seed: int32 [2], drawn from a generator, for stochastic rounding; None for
+                round-to-nearest-even.
+        """
+        if self.format.is_fp32:
+            return to_bytes(values)
+        flat = tf.reshape(values, [self.count])
+        if not self.transform or not self.count:
+            planes, _ = self._rounded(flat, None, seed)
+            return self._join(planes, to_bytes(tf.constant([1.0, 0.0])))
+        scale, offset = transforms.prescale(*_extremes(flat), self.format)
+        planes, sums = self._rounded(flat, (scale, offset), seed)
+        if seed is None:  # It would bias what stochastic rounding keeps unbiased.
+            scale, offset = transforms.least_squares(scale, offset, sums, self.count, self.format)
+        return self._join(planes, to_bytes(tf.stack([scale, offset])))
+
+    def zeros(self):
+        """Buffer of zeros that takes the range of the first values added to it.
+
+        Its scale is the smallest there is, from where it grows at once to what is needed; a fitted
+        one would be 1, and lose everything below its first code.
+        """
+        buffer = self.encode(tf.zeros(self.shape))
+        if not self.transform:
+            return buffer
+        trailer = to_bytes(tf.constant([transforms.MIN_SCALE, 0.0]))
+        return tf.concat([buffer[: self.nbytes - _TRAILER_BYTES], trailer], axis=0)
+
+    def decode(self, buffer):
+        """Dense float32 tensor of `shape`: scale * u' + offset for every code."""
+        if not self.format.is_fp32 and kernels.usable():
+            return kernels.decode(buffer, self.format, self.shape, self.transform)
+        return _shared(self, "_pure_decode", buffer)
+
+    def add(self, buffer, delta, seed=None, sign=1.0):
+        """Buffer after `values += sign * delta`, under the kept transform.
+
+        The sum is formed in the format's own units, u' + delta/scale, so a delta of 0 gives back
+        the very same code. Only when a sum leaves the range does the scale grow. Elements of delta
+        that are not finite change nothing.
+
+        Args:
+            buffer: uint8 [nbytes].
+            delta: float32 tensor of `shape`.
+            seed: As in `encode`.
+            sign: Factor of delta, float or float32 []; saves the caller a scaled copy of it.
+        """
+        sign = tf.convert_to_tensor(sign, tf.float32)
+        if self.format.is_fp32:
+            values, delta = from_bytes(buffer), _finite(tf.reshape(delta, [self.count])) * sign
+            # -0 + 0 is +0, and TensorFlow flushes subnormals: what does not move keeps its bits.
+            return to_bytes(tf.where(tf.equal(delta, 0.0), values, values + delta))
+        if self.natively_added and kernels.usable():
+            return kernels.add(buffer, delta, sign, seed, self.format)
+        return _shared(self, "_pure_add", buffer, delta, sign, seed)
+
+    def _pure_add(self, buffer, delta, sign, seed):
+        if self.format.bits == 32 or not self.count:  # No room for a mark.
+            return self._widened(buffer, delta, sign, seed)
+        # One pass rounds under the transform as it is and marks what does not fit; that is rare.
+        codes = _compiled(self, "_moved_codes")(buffer, delta, sign, seed)
+        codes = tf.reshape(codes, [-1])  # Here: inside, XLA would write worse loops.
+        if not self.transform:
+            return self._join(_compiled(self, "_planes")(codes))
+        return tf.cond(
+            tf.reduce_max(codes) < 2**self.format.bits,
+            lambda: self._join(_compiled(self, "_planes")(codes), buffer),
+            lambda: self._widened(buffer, delta, sign, seed),
+        )
+
+    def assign(self, buffer, values, seed=None):
+        """Buffer of new dense values; the transform is kept while its range fits them.
+
+        It fits when the largest magnitude lies between half the range and the whole of it, so that
+        re-assigning what was decoded keeps every code.
+
+        Args:
+            buffer: uint8 [nbytes], whose transform is tried.
+            values: float32 tensor of `shape`.
+            seed: As in `encode`.
+        """
+        if self.format.is_fp32 or not self.transform or not self.count:
+            return self.encode(values, seed)
+        flat, kept = tf.reshape(values, [self.count]), self.transform_of(buffer)
+        units = transforms.to_units(tf.stack(_extremes(flat)), *kept)
+        largest = tf.reduce_max(tf.abs(units))
+        held = (largest <= self.format.limit) & (largest >= self.format.max / 2)
+        if not self.format.sign_bits:
+            held &= tf.reduce_min(units) >= -self.format.step / 2
+        return tf.cond(
+            held,
+            lambda: self._join(self._rounded(flat, kept, seed)[0], buffer),
+            lambda: self.encode(values, seed),
+        )
+
+    def codes(self, buffer):
+        """Codes of a buffer, int32 tensor of `shape`; not for FP32."""
+        return tf.reshape(self._flat_codes(buffer), self.shape)
+
+    def transform_of(self, buffer):
+        """(scale, offset) of a buffer, float32 scalars; (1, 0) where there is no transform."""
+        if self.format.is_fp32 or not self.transform:
+            return tf.constant(1.0), tf.constant(0.0)
+        trailer = tf.reshape(buffer[self.nbytes - _TRAILER_BYTES :], [2, 4])
+        return tuple(tf.unstack(tf.bitcast(trailer, tf.float32)))
+
+    def _pure_decode(self, buffer):
+        return _compiled(self, "_decode")(buffer)
+
+    def _decode(self, buffer):
+        if self.format.is_fp32:
+            return tf.reshape(from_bytes(buffer), self.shape)
+        values = transforms.values_of_codes(self._flat_codes(buffer), self.format)
+        if self.transform:
+            scale, offset = self.transform_of(buffer)
+            # The check of what is finite anyway keeps XLA from fusing product and sum into one
+            # operation, which would round once where every other path rounds twice.
+            values = _finite(values * scale) + offset
+        return tf.reshape(values, self.shape)
+
+    def _moved_codes(self, buffer, delta, sign, seed):
+        """Codes of the sums as small integers, with one bit more where a sum leaves the range."""
+        units, bits = self._sum(buffer, delta, sign), self.format.bits
+        codes = tf.bitwise.bitwise_and(self._round(units, seed), 2**bits - 1)
+        if self.transform:
+            outside = transforms.is_outside(units, self.format)
+            codes += tf.cast(outside, tf.int32) * 2**bits
+        return tf.cast(codes, tf.uint8 if bits < 8 else tf.uint16 if bits < 16 else tf.int32)
+
+    def _widened(self, buffer, delta, sign, seed):
+        """`add` for sums that leave the range: the scale grows, or a sign-less format fits anew."""
+        if not self.transform:
+            return self._join(self._planes(self._round(self._sum(buffer, delta, sign), seed)))
+        factor = _compiled(self, "_growth")(buffer, delta, sign)
+        if not self.format.sign_bits:
+            lowest = tf.reduce_min(self._sum(buffer, delta, sign))
+            moved = sign * _finite(tf.reshape(delta, self.shape))
+            return tf.cond(
+                lowest >= -self.format.step / 2,
+                lambda: self._grown(buffer, delta, sign, factor, seed),
+                lambda: self.encode(self._decode(buffer) + moved, seed),
+            )
+        return self._grown(buffer, delta, sign, factor, seed)
+
+    def _growth(self, buffer, delta, sign):
+        scale, _ = self.transform_of(buffer)
+        return transforms.growth(self._sum(buffer, delta, sign), scale, self.format)
+
+    def _grown(self, buffer, delta, sign, factor, seed):
+        scale, offset = self.transform_of(buffer)
+        codes = tf.reshape(_compiled(self, "_grown_codes")(buffer, delta, sign, factor, seed), [-1])
+        trailer = to_bytes(tf.stack([scale * factor, offset]))
+        return self._join(_compiled(self, "_planes")(codes), trailer)
+
+    def _grown_codes(self, buffer, delta, sign, factor, seed):
+        return self._round(self._sum(buffer, delta, sign) * (1.0 / factor), seed)
+
+    def _sum(self, buffer, delta, sign):
+        """u' + sign * delta / scale, as a matrix of `packing.ROWS` rows, padded with zeros."""
+        units = transforms.values_of_codes(self._code_matrix(buffer), self.format, stored=True)
+        scale, _ = self.transform_of(buffer)
+        shift = _finite(self._matrix(delta) * (sign / scale))
+        if self.transform:
+            return units + shift
+        return tf.where(tf.equal(shift, 0.0), units, units + shift)  # -0 + 0 is +0.
+
+    def _rounded(self, flat, transform, seed):
+        """Planes of values and the sums for a least squares, in chunks where there are many.
+
+        Args:
+            flat: float32 [count].
+            transform: (scale, offset) to round under, or None.
+            seed: As in `encode`.
+
+        Returns:
+            (list of planes, float64 [4] or None as without a transform).
+        """
+        columns = packing.padded_count(self.count) // packing.ROWS
+        # Padding with what is stored as 0 adds nothing to the sums.
+        matrix = self._matrix(flat, 0.0 if transform is None else transform[1])
+
+        def chunk(begin, width):
+            part = _finite(tf.slice(matrix, [0, begin], [packing.ROWS, width]))
+            units = part if transform is None else transforms.to_units(part, *transform)
+            codes = self._round(units, seed, begin)
+            planes = packing.pack(codes, self.format.bits)
+            planes = [tf.reshape(plane, [-1, width]) for plane in planes]
+            if transform is None:
+                return planes
+            return [*planes, tf.reshape(transforms.moments(units, codes, self.format), [4, 1])]
+
+        parts = _in_chunks(columns, _CHUNK // packing.ROWS, chunk)
+        planes = parts if transform is None else parts[:-1]
+        sums = None if transform is None else tf.reduce_sum(parts[-1], axis=1)
+        return [tf.reshape(plane, [-1]) for plane in planes], sums
+
+    def _code_matrix(self, buffer):
+        columns = packing.padded_count(self.count) // packing.ROWS
+        return packing.unpack(buffer, columns, self.format.bits)
+
+    def _flat_codes(self, buffer):
+        return tf.reshape(self._code_matrix(buffer), [-1])[: self.count]
+
+    def _matrix(self, flat, fill=0.0):
+        """A value for each weight as a matrix of rows, which compiles to far better loops."""
+        flat, padded = tf.reshape(flat, [self.count]), packing.padded_count(self.count)
+        if padded != self.count:
+            flat = tf.concat([flat, tf.fill([padded - self.count], fill)], axis=0)
+        return tf.reshape(flat, [packing.ROWS, padded // packing.ROWS])
+
+    def _planes(self, codes):
+        """Planes (list of uint8, flat) of padded codes."""
+        return packing.pack(tf.reshape(codes, [packing.ROWS, -1]), self.format.bits)
+
+    def _join(self, planes, trailer=None):
+        """Buffer of planes and, under a transform, the last bytes of `trailer`."""
+        if not self.transform:
+            return tf.concat(planes, axis=0)
+        return tf.concat([*planes, trailer[-_TRAILER_BYTES:]], axis=0)
+
+    def _round(self, units, seed, begin=0):
+        """Codes of a matrix of rows whose first column is the variable's `begin`-th."""
+        noise = None
+        if seed is not None:
+            columns = packing.padded_count(self.count) // packing.ROWS
+            index = tf.range(packing.ROWS)[:, tf.newaxis] * columns
+            index += begin + tf.range(units.shape[1])
+            noise = transforms.random_bits(index, seed)
+        # With an offset -0 means nothing of its own, and -0 + 0 would turn it into +0 in `add`.
+        return transforms.round_to_codes(units, self.format, noise, symmetric=self.transform)
+
+
+@dataclasses.dataclass(frozen=True)
+class PartialCodec:
+    """A codec whose buffers may also be raw FP32; their length tells which (partial quantization).
+
+    Has the part of `Codec` that a variable needs, in graph code with buffers of uint8 [None].
+
+    Attributes:
+        codec: The `Codec` of quantized buffers.
+
+    Raises:
+        InputError: Quantized buffers would not be shorter than raw ones.
+    """
+
+    codec: Codec
+
+    def __post_init__(self):
+        if self.codec.nbytes >= 4 * self.codec.count:
+            raise InputError(
+                "codec",
+                "buffers shorter than raw float32",
+                f"{self.codec.nbytes} bytes for {self.codec.count} weights",
+            )
+
+    @property
+    def shape(self):
+        """Shape of the dense tensor, a tuple."""
+        return self.codec.shape
+
+    @property
+    def count(self):
+        """Number of weights."""
+        return self.codec.count
+
+    def decode(self, buffer):
+        """As `Codec.decode`."""
+        return _shared(self, "_decode", buffer)
+
+    def add(self, buffer, delta, seed=None, sign=1.0):
+        """As `Codec.add`."""
+        return _shared(self, "_add", buffer, delta, tf.convert_to_tensor(sign, tf.float32), seed)
+
+    def assign(self, buffer, values, seed=None):
+        """As `Codec.assign`."""
+        return self._either(buffer, lambda codec: codec.assign(buffer, values, seed))
+
+    def _decode(self, buffer):
+        return self._either(buffer, lambda codec: codec.decode(buffer))
+
+    def _add(self, buffer, delta, sign, seed):
+        return self._either(buffer, lambda codec: codec.add(buffer, delta, seed, sign))
+
+    def _either(self, buffer, method):
+        raw = Codec(FP32, self.codec.shape, transform=False)
+        quantized = tf.equal(tf.size(buffer), self.codec.nbytes)
+        return tf.cond(quantized, lambda: method(self.codec), lambda: method(raw))
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(codec, method):
+    """The codec's method as it is, or as one XLA program where the variable is large.
+
+    TFF's worker has no XLA and runs the same function op by op.
+    """
+    function = getattr(codec, method)
+    if codec.format.is_fp32 or codec.count < _XLA_FROM:
+        return function
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def _shared(codec, method, *arguments):
+    """Calls a codec's method; in a graph as a function that equal codecs there have in common.
+
+    Layers repeat, and each weight is decoded twice: a graph with one function for all of that is
+    built in a fraction of the time.
+    """
+    if tf.executing_eagerly():
+        return getattr(codec, method)(*arguments)
+    graph = tf.compat.v1.get_default_graph()
+    if not hasattr(graph, "_omc_functions"):
+        graph._omc_functions = {}  # On the graph, so that it goes with it.
+    if (codec, method) not in graph._omc_functions:
+        function = tf.function(getattr(codec, method), autograph=False)
+        graph._omc_functions[codec, method] = function
+    return graph._omc_functions[codec, method](*arguments)
+
+
+def _in_chunks(length, step, function):
+    """A function over ranges of at most `step`, one after the other: little is in memory at once.
+
+    Args:
+        length: Size of the whole range (int).
+        step: Size of a chunk (int).
+        function: (begin, size) -> list of tensors [rows, width of its own]; `begin` may be a
+            tensor, `size` is an int.
+
+    Returns:
+        List of tensors [rows, sum of widths].
+    """
+    whole = max(length - 1, 0) // step
+    last = function(whole * step, length - whole * step)
+    if not whole:
+        return last
+    parts = tf.map_fn(
+        lambda index: function(index * step, step),
+        tf.range(whole),
+        parallel_iterations=1,
+        fn_output_signature=[tf.TensorSpec([part.shape[0], None], part.dtype) for part in last],
+    )
+    joined = [tf.reshape(tf.transpose(p, [1, 0, 2]), [tf.shape(p)[1], -1]) for p in parts]
+    return [tf.concat(pair, axis=1) for pair in zip(joined, last)]
+
+
+def _extremes(flat):
+    """(lowest, highest) of flat values, those that are not finite taken as 0."""
+
+    def chunk(begin, size):
+        part = _finite(tf.slice(flat, [begin], [size]))
+        return [tf.reshape([tf.reduce_min(part), tf.reduce_max(part)], [2, 1])]
+
+    (found,) = _in_chunks(flat.shape[0], _CHUNK, chunk)
+    return tf.reduce_min(found[0]), tf.reduce_max(found[1])
+
+
+def to_bytes(values):
+    """Raw little-endian bytes of a tensor, uint8, flat: an FP32 buffer."""
+    return tf.reshape(tf.bitcast(values, tf.uint8), [-1])
+
+
+def from_bytes(buffer):
+    """float32, flat, of raw bytes; the inverse of `to_bytes`."""
+    return tf.bitcast(tf.reshape(buffer, [-1, 4]), tf.float32)
+
+
+def _finite(values):
+    return tf.where(tf.math.is_finite(values), values, 0.0)
