@@ -29,6 +29,14 @@ SIZES = {
     "large": {"overrides": {}, "outputs": 4096, "frames": 1000, "limit": 1650},
 }
 _TRAINED, _DIED = "trained", "out of memory"
+# Each tensor is then a piece of memory of its own, given back at once: the limit meets what training
+# needs, and not the steps in which a pool of memory grows.
+_EXACT = {
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
 VARIANTS = (("FP32", "fit"), ("FP32", "lean"), ("S1E3M7", "0.9"))
 _OUT_OF_MEMORY = re.compile(
     r"ResourceExhausted|OOM when allocating|bad_alloc|MemoryError|Cannot allocate memory"
@@ -100,7 +108,7 @@ def _run(fmt, how, options, limit):
     )
     command = [sys.executable, "-c", program, json.dumps({**arguments, "steps": options.steps})]
     paths = [str(harness.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, **_EXACT, "PYTHONPATH": os.pathsep.join(paths)}
     start, row, losses = time.perf_counter(), {}, []
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(

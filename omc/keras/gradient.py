@@ -41,6 +41,11 @@ def recording():
     return record.could_possibly_record()
 
 
+def is_source(tensor):
+    """Whether no tape wants a gradient of this tensor, while there is a tape: data, say."""
+    return recording() and not record.should_record_backprop([tensor])
+
+
 def read(variable):
     """Value of a plain variable, also inside the gradient of a branch of tf.cond."""
     handle = within(variable.handle)

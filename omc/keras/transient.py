@@ -6,7 +6,7 @@ forward one to the op's input, the backward one to the upstream gradient.
 
 import tensorflow as tf
 
-from omc.keras.gradient import differentiable
+from omc.keras.gradient import differentiable, is_source
 
 _DTYPES = (tf.float32, tf.float16, tf.bfloat16)
 
@@ -39,9 +39,11 @@ def linear(x, variable, forward, input_gradient, kernel_gradient):
         w = tf.cast(variable.read(after=upstream, backward=True), x.dtype)
         dx = input_gradient(upstream, w, x)
         del w  # The dense kernel is gone before its gradient comes.
-        with tf.control_dependencies([dx]):
+        # To wait for a gradient that nobody wants would be the only reason to compute it.
+        with tf.control_dependencies([] if source else [dx]):
             return [dx, tf.cast(kernel_gradient(upstream, x), tf.float32)]
 
+    source = is_source(x)
     variable.watch()
     variable.note("transient")
     return differentiable(run, [x, variable.handle], gradient)[0]
