@@ -29,8 +29,8 @@ SIZES = {
     "large": {"overrides": {}, "outputs": 4096, "frames": 1000, "limit": 1650},
 }
 _TRAINED, _DIED = "trained", "out of memory"
-# Each tensor is then a piece of memory of its own, given back at once: the limit meets what training
-# needs, and not the steps in which a pool of memory grows.
+# Each tensor is then a piece of memory of its own, given back at once: the limit meets what
+# training needs, and not the steps in which a pool of memory grows.
 _EXACT = {
     "TF_ENABLE_ONEDNN_OPTS": "0",
     "MALLOC_ARENA_MAX": "2",
