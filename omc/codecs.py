@@ -71,8 +71,12 @@ class Codec:
             planes, _ = self._rounded(flat, None, seed)
             return self._join(planes, to_bytes(tf.constant([1.0, 0.0])))
         scale, offset = transforms.prescale(*_extremes(flat), self.format)
-        planes, sums = self._rounded(flat, (scale, offset), seed)
-        if seed is None:  # It would bias what stochastic rounding keeps unbiased.
+        fit = seed is None  # It would bias what stochastic rounding keeps unbiased.
+        if self.natively_added and not self.format.feedback_bits and kernels.usable():
+            planes, sums = self._natively_rounded(flat, scale, seed, fit)
+        else:
+            planes, sums = self._rounded(flat, (scale, offset), seed, fit)
+        if fit:
             scale, offset = transforms.least_squares(scale, offset, sums, self.count, self.format)
         return self._join(planes, to_bytes(tf.stack([scale, offset])))
 
@@ -226,35 +230,55 @@ class Codec:
             return units + shift
         return tf.where(tf.equal(shift, 0.0), units, units + shift)  # -0 + 0 is +0.
 
-    def _rounded(self, flat, transform, seed):
+    def _rounded(self, flat, transform, seed, fit=False):
         """Planes of values and the sums for a least squares, in chunks where there are many.
 
         Args:
             flat: float32 [count].
             transform: (scale, offset) to round under, or None.
             seed: As in `encode`.
+            fit: Whether the sums are wanted.
 
         Returns:
-            (list of planes, float64 [4] or None as without a transform).
+            (list of planes, float64 [4] or None).
         """
-        columns = packing.padded_count(self.count) // packing.ROWS
         # Padding with what is stored as 0 adds nothing to the sums.
         matrix = self._matrix(flat, 0.0 if transform is None else transform[1])
 
         def chunk(begin, width):
-            part = _finite(tf.slice(matrix, [0, begin], [packing.ROWS, width]))
-            units = part if transform is None else transforms.to_units(part, *transform)
+            units = _finite(tf.slice(matrix, [0, begin], [packing.ROWS, width]))
+            if transform is not None:
+                units = transforms.to_units(units, *transform)
             codes = self._round(units, seed, begin)
             planes = packing.pack(codes, self.format.bits)
             planes = [tf.reshape(plane, [-1, width]) for plane in planes]
-            if transform is None:
+            if not fit:
                 return planes
-            return [*planes, tf.reshape(transforms.moments(units, codes, self.format), [4, 1])]
+            rounded = transforms.values_of_codes(codes, self.format, stored=True)
+            return [*planes, transforms.moments(units, rounded)[:, tf.newaxis]]
 
-        parts = _in_chunks(columns, _CHUNK // packing.ROWS, chunk)
-        planes = parts if transform is None else parts[:-1]
-        sums = None if transform is None else tf.reduce_sum(parts[-1], axis=1)
-        return [tf.reshape(plane, [-1]) for plane in planes], sums
+        parts = _in_chunks(matrix.shape[1], _CHUNK // packing.ROWS, chunk)
+        sums = tf.reduce_sum(parts.pop(), axis=1) if fit else None
+        return [tf.reshape(plane, [-1]) for plane in parts], sums
+
+    def _natively_rounded(self, flat, scale, seed, fit):
+        """As `_rounded` for formats with a sign, bit for bit: adds the values to zeros."""
+        trailer = to_bytes(tf.stack([scale, 0.0]))
+        zeros = tf.zeros([self.nbytes - _TRAILER_BYTES], tf.uint8)
+        planes = kernels.add(self._join([zeros], trailer), flat, 1.0, seed, self.format)
+        planes = planes[:-_TRAILER_BYTES]
+        if not fit:
+            return [planes], None
+        matrix = self._matrix(flat)
+        rounded = self._matrix(kernels.decode(planes, self.format, self.shape, transform=False))
+
+        def chunk(begin, width):
+            where = [0, begin], [packing.ROWS, width]
+            units = transforms.to_units(_finite(tf.slice(matrix, *where)), scale, 0.0)
+            return [transforms.moments(units, tf.slice(rounded, *where))[:, tf.newaxis]]
+
+        (sums,) = _in_chunks(matrix.shape[1], _CHUNK // packing.ROWS, chunk)
+        return [planes], tf.reduce_sum(sums, axis=1)
 
     def _code_matrix(self, buffer):
         columns = packing.padded_count(self.count) // packing.ROWS
@@ -394,6 +418,9 @@ def _in_chunks(length, step, function):
     last = function(whole * step, length - whole * step)
     if not whole:
         return last
+    if tf.executing_eagerly():
+        parts = [function(index * step, step) for index in range(whole)]
+        return [tf.concat(part, axis=1) for part in zip(*parts, last)]
     parts = tf.map_fn(
         lambda index: function(index * step, step),
         tf.range(whole),

@@ -161,18 +161,16 @@ def prescale(lowest, highest, fmt):
     return tf.where(largest > 0.0, scale, 1.0), offset
 
 
-def moments(units, codes, fmt):
+def moments(units, rounded):
     """What `least_squares` needs to know of some of a variable's weights; sums add up.
 
     Args:
         units: float32 tensor, u of the weights.
-        codes: int32 tensor, what they were rounded to.
-        fmt: Format, not FP32.
+        rounded: float32 tensor, u' that their codes stand for.
 
     Returns:
         float64 [4]: the sums of u', u'^2, r = u - u', and u' r.
     """
-    rounded = values_of_codes(codes, fmt, stored=True)
     residual = tf.cast(units - rounded, tf.float64)
     rounded = tf.cast(rounded, tf.float64)
     terms = (rounded, rounded * rounded, residual, rounded * residual)

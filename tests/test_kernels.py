@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from omc import kernels, packing
+from omc import codecs, kernels, packing
 from omc.codecs import Codec
 from omc.formats import Format
 from omc.kernels import build
@@ -83,6 +83,26 @@ def test_add_is_the_pure_path_bit_for_bit(name, stochastic):
                 with kernels.pure():
                     expected = codec.add(buffer, delta, seed, sign)
                 np.testing.assert_array_equal(codec.add(buffer, delta, seed, sign), expected)
+
+
+@native
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("name", [*MOVED, "S0E3M4"])
+def test_encode_is_the_pure_path_bit_for_bit(name, stochastic, monkeypatch):
+    rng = np.random.default_rng(2)
+    seed = tf.constant([7, -8], tf.int32) if stochastic else None
+    for shape in SHAPES:
+        codec = Codec(Format.parse(name), shape)
+        for size in (0.0, 1e-30, 0.05, 3e37):
+            values = (rng.standard_normal(shape) * size).astype(np.float32)
+            values.flat[::5] = 0
+            if size == 0.05:
+                values.flat[0], values.flat[-1] = -0.0, np.nan
+            for chunk in (1 << 19, 1000):
+                monkeypatch.setattr(codecs, "_CHUNK", chunk)
+                with kernels.pure():
+                    expected = codec.encode(values, seed)
+                np.testing.assert_array_equal(codec.encode(values, seed), expected)
 
 
 @native
