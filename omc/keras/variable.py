@@ -72,8 +72,10 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         length = [codec.nbytes] if hasattr(codec, "nbytes") else [None]
         self.buffer = tf.Variable(buffer, trainable=False, shape=length, name=f"{name}/codes")
         self._autocast = autocast
-        self._seed = seed
+        self._seed, self._stream = seed, None
         if seed is not None:
+            # The first half of stateless_fold_in(seed, updates): a graph then has the rest only.
+            self._stream = tf.random.stateless_uniform([], seed, None, None, tf.int32, "philox")
             self._updates = tf.Variable(0, trainable=False, dtype=tf.int32, name=f"{name}/updates")
         unique = f"omc_{next(_ids)}_{name}"
         # Private TensorFlow, because a public tf.Variable cannot exist without its dense value.
@@ -314,15 +316,13 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         Args:
             word: int32 scalar; equal words give equal streams.
         """
-        if self._seed is not None:
+        if self._stream is not None:
             self._updates.assign(word, read_value=False)
 
     def _next_seed(self):
-        if self._seed is None:
+        if self._stream is None:
             return None
-        seed = tf.random.experimental.stateless_fold_in(
-            self._seed, self._updates.read_value(), alg="philox"
-        )
+        seed = tf.stack([self._stream, self._updates.read_value()])
         self._updates.assign_add(1, read_value=False)
         return seed
 
