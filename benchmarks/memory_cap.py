@@ -12,15 +12,18 @@ Exit status: 0 if FP32 ran out of memory and OMC trained, 1 if not, 2 for a wron
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
 import re
 import resource
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+
+import psutil
 
 from benchmarks import harness
 
@@ -28,6 +31,7 @@ from benchmarks import harness
 SIZES = {
     "large": {"overrides": {}, "outputs": 4096, "frames": 1000, "limit": 1650},
 }
+_STUCK_SECONDS = 30  # Without half a second of computing.
 _TRAINED, _DIED = "trained", "out of memory"
 # Each tensor is then a piece of memory of its own, given back at once: the limit meets what
 # training needs, and not the steps in which a pool of memory grows.
@@ -110,11 +114,34 @@ def _run(fmt, how, options, limit):
     paths = [str(harness.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, **_EXACT, "PYTHONPATH": os.pathsep.join(paths)}
     start, row, losses = time.perf_counter(), {}, []
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-        )
-        for line in process.stdout:
+    # Files, for a process that hangs would hold a pipe open without a word.
+    with tempfile.TemporaryFile("w+b") as output, tempfile.TemporaryFile("w+b") as errors:
+        process = psutil.Popen(command, stdout=output, stderr=errors, env=environment)
+        try:
+            stuck = _follow(process, output, row, losses)
+        finally:
+            process.kill()
+            process.wait()
+        errors.seek(0)
+        wrote = errors.read().decode(errors="replace")
+    row["seconds"] = time.perf_counter() - start
+    built = "stored" in row
+    row["outcome"] = _outcome(process.returncode, wrote, len(losses), built, stuck)
+    if losses:
+        row |= {"first": losses[0], "last": losses[-1]}
+    return row
+
+
+def _follow(process, output, row, losses):
+    """Tells what a variant's process does, until it ends; returns whether it got stuck."""
+    done, cpu, idle_since = 0, 0.0, time.perf_counter()
+    while True:
+        ended = process.poll() is not None
+        text = os.pread(output.fileno(), 1 << 20, done).decode()
+        for line in text.splitlines(keepends=True):
+            if not line.endswith("\n"):
+                break
+            done += len(line)
             key, _, value = line.strip().partition("=")
             if key == "loss":
                 losses.append(float(value))
@@ -122,22 +149,27 @@ def _run(fmt, how, options, limit):
             elif key == "stored":
                 row["stored"] = float(value)
                 print(f"  built, {row['stored']:.1f} MB of weights stored", flush=True)
-        status = process.wait()
-        errors.seek(0)
-        wrote = errors.read()
-    row["seconds"] = time.perf_counter() - start
-    row["outcome"] = _outcome(status, wrote, len(losses), built="stored" in row)
-    if losses:
-        row |= {"first": losses[0], "last": losses[-1]}
-    return row
+        if ended:
+            return False
+        with contextlib.suppress(psutil.Error):
+            used = sum(process.cpu_times()[:2])
+            if used - cpu > 0.5:
+                cpu, idle_since = used, time.perf_counter()
+        if time.perf_counter() - idle_since > _STUCK_SECONDS:
+            return True
+        time.sleep(0.2)
 
 
-def _outcome(status, wrote, steps, built):
+def _outcome(status, wrote, steps, built, stuck=False):
     if status == 0:
         return f"{_TRAINED} {steps} steps"
     where = f"in step {steps + 1}" if built else "while building"
     if _OUT_OF_MEMORY.search(wrote):
         return f"{_DIED} {where}"
+    if stuck:  # TensorFlow's threads wait for one that got no memory.
+        return f"{_DIED} {where}, and stuck there"
+    if status in (-signal.SIGSEGV, -signal.SIGABRT):
+        return f"{_DIED} {where}, {signal.Signals(-status).name}"
     last = wrote.strip().splitlines()[-1:] or ["without a word"]
     return f"failed {where}, exit status {status}: {last[0][:200]}"
 

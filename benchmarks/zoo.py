@@ -1,13 +1,7 @@
-"""Whole models: peak memory and time of a training step, and what wrapping takes.
+"""Whole models: peak memory and time of a training step, and what wrapping takes."""
 
-python -m benchmarks.zoo MODEL FP32|lean|FORMAT    measures one configuration in this process
-"""
-
-import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -16,6 +10,7 @@ import tensorflow as tf  # noqa: E402 - after its log level is set
 
 import models  # noqa: E402
 import omc  # noqa: E402
+from benchmarks import harness  # noqa: E402
 from omc.keras import CompressedVariable  # noqa: E402
 from omc.keras.optimizers import slim  # noqa: E402
 from omc.measurement.memory import measure_peak  # noqa: E402
@@ -39,11 +34,11 @@ QUICK = ("MobileNetV3Small", "lstm_lm", "transformer")
 def run(quick=False):
     """One SGD step of whole models under Keras' `train_on_batch`, S1E3M7 against FP32.
 
-    Images are 96 x 96 with 1000 classes, text has 32 tokens of 10,000; batch 8; each configuration
-    runs in a fresh process. FP32 is measured twice: "FP32" is what Keras does, whose SGD keeps a
-    dense slot a weight even without momentum; "lean" is the same plain model without those slots,
-    the harder comparison. Peaks are the allocator's, with weights, which leaves out tensors below
-    256 KiB.
+    Images are 96 x 96 with 1000 classes, text has 32 tokens of 10,000; batch 8. Memory is that of
+    a fresh process for each configuration, time that of one process in which FP32 and OMC take
+    turns. FP32 is measured twice: "FP32" is what Keras does, whose SGD keeps a dense slot a weight
+    even without momentum; "lean" is the same plain model without those slots, the harder
+    comparison. Peaks are the allocator's, with weights, which leaves out tensors below 256 KiB.
 
     In a convolutional network most of the peak is activations, which compressed weights do not
     touch: `weight_share` is how much of the lean FP32 peak the dense weights are, and the ratio
@@ -64,7 +59,12 @@ def run(quick=False):
     print(f"{heads[0]:18}" + "".join(f"{head:>10}" for head in heads[1:]), flush=True)
     rows = []
     for name in QUICK if quick else MODELS:
-        dense, lean, ours = (_measure(name, mode) for mode in ("FP32", "lean", FORMAT))
+        dense, lean, ours = (
+            harness.fresh_process("zoo", "measure", name=name, mode=mode)
+            for mode in ("FP32", "lean", FORMAT)
+        )
+        taken = harness.fresh_process("zoo", "speed", name=name)
+        dense_seconds, our_seconds = (statistics.median(taken[mode]) for mode in ("FP32", FORMAT))
         row = {
             "model": name,
             "parameters": dense["parameters"],
@@ -76,9 +76,9 @@ def run(quick=False):
             "peak_ratio": ours["peak_bytes"] / dense["peak_bytes"],
             "peak_ratio_lean": ours["peak_bytes"] / lean["peak_bytes"],
             "weight_share": lean["stored_bytes"] / lean["peak_bytes"],
-            "fp32_step_seconds": dense["step_seconds"],
-            "omc_step_seconds": ours["step_seconds"],
-            "step_ratio": ours["step_seconds"] / dense["step_seconds"],
+            "fp32_step_seconds": dense_seconds,
+            "omc_step_seconds": our_seconds,
+            "step_ratio": our_seconds / dense_seconds,
             "fp32_first_step_seconds": dense["first_step_seconds"],
             "omc_first_step_seconds": ours["first_step_seconds"],
             "transient_share": ours["transient_share"],
@@ -121,18 +121,46 @@ def batch(name):
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def measure(name, mode, repeats=5):
+def measure(name, mode):
     """Figures of one model in this process, which should be a fresh one.
 
     Args:
         name: One of MODELS.
         mode: "FP32" (plain Keras), "lean" (plain Keras, SGD without slots), or a format's name.
-        repeats: Timed steps.
 
     Returns:
-        Dict: parameters, stored_bytes, wrap_seconds, first_step_seconds, peak_bytes, step_seconds,
+        Dict: parameters, stored_bytes, wrap_seconds, first_step_seconds, peak_bytes,
         transient_share.
     """
+    model, wrap_seconds = _compiled(name, mode)
+    x, y = batch(name)
+    start = time.perf_counter()
+    model.train_on_batch(x, y)
+    first = time.perf_counter() - start
+    model.train_on_batch(x, y)
+    with measure_peak() as peak:
+        model.train_on_batch(x, y)
+        model.train_on_batch(x, y)
+    return {
+        "parameters": model.count_params(),
+        "stored_bytes": omc.memory_report(model).stored_bytes,
+        "wrap_seconds": wrap_seconds,
+        "first_step_seconds": first,
+        "peak_bytes": peak.allocator_total_bytes,
+        "transient_share": _transient_share(model),
+    }
+
+
+def speed(name, rounds=9):
+    """Seconds of FP32's and OMC's steps, in turn: {mode: list}; for a process of its own."""
+    functions, (x, y) = {}, batch(name)
+    for mode in ("FP32", FORMAT):
+        model, _ = _compiled(name, mode)
+        functions[mode] = lambda model=model: model.train_on_batch(x, y)
+    return harness.interleaved(functions, rounds, warm_up=2)
+
+
+def _compiled(name, mode):
     model = build(name)
     start = time.perf_counter()
     if mode not in ("FP32", "lean"):
@@ -142,23 +170,7 @@ def measure(name, mode, repeats=5):
     if mode == "lean":
         slim(optimizer)
     model.compile(optimizer, tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    x, y = batch(name)
-    seconds = []
-    for _ in range(2):
-        seconds.append(_seconds(lambda: model.train_on_batch(x, y)))
-    with measure_peak() as peak:
-        model.train_on_batch(x, y)
-        model.train_on_batch(x, y)
-    steps = [_seconds(lambda: model.train_on_batch(x, y)) for _ in range(repeats)]
-    return {
-        "parameters": model.count_params(),
-        "stored_bytes": omc.memory_report(model).stored_bytes,
-        "wrap_seconds": wrap_seconds,
-        "first_step_seconds": seconds[0],
-        "peak_bytes": peak.allocator_total_bytes,
-        "step_seconds": statistics.median(steps),
-        "transient_share": _transient_share(model),
-    }
+    return model, wrap_seconds
 
 
 def _transient_share(model):
@@ -168,22 +180,3 @@ def _transient_share(model):
         return None
     sizes = [(v.shape.num_elements(), v.served == "transient") for v in compressed]
     return sum(size for size, transient in sizes if transient) / sum(size for size, _ in sizes)
-
-
-def _seconds(function):
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def _measure(name, mode):
-    command = [sys.executable, "-m", "benchmarks.zoo", name, mode]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    for line in done.stdout.splitlines():
-        if line.startswith("result:"):
-            return json.loads(line[len("result:") :])
-    raise RuntimeError(f"the process for {name} {mode} failed:\n{done.stderr[-2000:]}")
-
-
-if __name__ == "__main__":
-    print("result:" + json.dumps(measure(*sys.argv[1:3])))

@@ -11,12 +11,17 @@ from benchmarks import memory_cap
         (0, "", 3, True, "trained 3 steps"),
         (1, "x\nResourceExhaustedError: OOM when allocating\n", 0, True, "out of memory in step 1"),
         (-6, "what():  std::bad_alloc", 2, True, "out of memory in step 3"),
+        (-11, "", 0, True, "out of memory in step 1, SIGSEGV"),
         (1, "MemoryError", 0, False, "out of memory while building"),
         (1, "ValueError: no\n", 0, True, "failed in step 1, exit status 1: ValueError: no"),
     ],
 )
 def test_outcomes_are_told_apart(status, wrote, steps, built, outcome):
     assert memory_cap._outcome(status, wrote, steps, built).startswith(outcome)
+
+
+def test_a_process_that_waits_forever_is_out_of_memory():
+    assert memory_cap._outcome(-9, "", 0, True, stuck=True).startswith("out of memory in step 1")
 
 
 @pytest.mark.parametrize(
