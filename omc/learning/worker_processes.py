@@ -25,10 +25,11 @@ MARK = "OMC_RUNTIME"
 _NAME = "worker_binary"
 _BINARY = os.path.join(os.path.dirname(tff.__file__), "data", _NAME)
 # Else each of the worker's many threads keeps a heap of its own, and these grow over the rounds.
+# Thresholds that are set stay as they are; with smaller ones every tensor is paged in anew.
 _MALLOC = {
     "MALLOC_ARENA_MAX": "2",
-    "MALLOC_MMAP_THRESHOLD_": "131072",
-    "MALLOC_TRIM_THRESHOLD_": "131072",
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 20),
 }
 _START_SECONDS = 60.0  # A busy machine may need a while to load its 300 MB.
 # Waits for the end of its input, which comes with the program's death however that happens, then
