@@ -170,13 +170,13 @@ def memory(variant, recompute, size, outputs, frames, steps):
         (resident during the steps), whole_process_bytes (resident, from the start).
     """
     model = build(Variant(*variant), recompute, models.CONFORMERS[size], outputs)
-    x, y = utterance(frames, outputs)
+    step = harness.fit_step(model, *utterance(frames, outputs))
     for _ in range(2):
-        model.train_on_batch(x, y)
+        step()
     whole = process_peak_bytes()
     with measure_peak() as peak:
         for _ in range(steps):
-            model.train_on_batch(x, y)
+            step()
     return {
         "parameters": model.count_params(),
         "stored_bytes": memory_report(model).stored_bytes,
@@ -191,11 +191,10 @@ def speed(recompute, size, outputs, frames, steps):
 
     Arguments as in `memory`; twice as many steps are timed.
     """
-    x, y = utterance(frames, outputs)
-    functions = {}
+    functions, data = {}, utterance(frames, outputs)
     for variant in VARIANTS:
         model = build(variant, recompute, models.CONFORMERS[size], outputs)
-        functions[str(variant)] = lambda model=model: model.train_on_batch(x, y)
+        functions[str(variant)] = harness.fit_step(model, *data)
     start = time.perf_counter()
     taken = harness.interleaved(functions, rounds=2 * steps, warm_up=2)
     harness.progress(f"timed after {time.perf_counter() - start:.0f} s")
