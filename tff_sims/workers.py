@@ -25,6 +25,9 @@ def serve(count, port, host):
         port: Port of the first; the others have the next ones.
         host: Name or address under which the simulating machine reaches this one.
 
+    Returns:
+        Addresses of those that died; the others were ended.
+
     Raises:
         InputError: A port that is taken.
         WorkerError: A worker did not come up.
@@ -40,8 +43,14 @@ def serve(count, port, host):
         print("simulate on them with")
         print(f"  python -m tff_sims.simulate --workers={','.join(addresses)} --out=runs/remote")
         print("Ctrl-C ends them.", flush=True)
-        while len(workers()) == count:
+        while len(running := workers()) == count:
             time.sleep(0.5)
+        alive = [argument for worker in running for argument in worker.cmdline()]
+        return [
+            address
+            for address, number in zip(addresses, ports, strict=True)
+            if f"--port={number}" not in alive
+        ]
 
 
 def main():
@@ -67,12 +76,12 @@ def main():
     if arguments.port + arguments.count - 1 > 65535:
         _fail(2, f"--port: expected room for {arguments.count} ports, but got {arguments.port}.")
     try:
-        serve(arguments.count, arguments.port, arguments.host)
+        dead = serve(arguments.count, arguments.port, arguments.host)
     except OmcError as error:
         _fail(2, f"--{error.argument}: expected {error.expected}, but got {error.got}. {error.tip}")
     except KeyboardInterrupt:
         sys.exit(130)
-    _fail(1, "a worker died; the others were ended.")
+    _fail(1, f"worker {', '.join(dead)} died; the others were ended.")
 
 
 def _from_to(least, most):

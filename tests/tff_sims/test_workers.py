@@ -47,12 +47,13 @@ def free_ports():
 
 
 @contextlib.contextmanager
-def helper(port):
+def helper(port, count):
     """The program that starts workers; gives their processes, in the order of their ports."""
-    process = start("tff_sims.workers", "--count=2", f"--port={port}")
+    process = start("tff_sims.workers", f"--count={count}", f"--port={port}")
+    addresses = ",".join(f"localhost:{number}" for number in range(port, port + count))
     try:
         for line in process.stdout:
-            if f"--workers=localhost:{port},localhost:{port + 1}" in line:
+            if f"--workers={addresses} " in line:
                 break
         else:
             raise AssertionError(process.stderr.read())
@@ -81,25 +82,24 @@ def test_two_workers_and_the_death_of_one(tmp_path):
         *("tff_sims.simulate", *FLAGS, f"--out={tmp_path / 'together'}"),
         f"--workers=localhost:{port},localhost:{port + 1}",
     )
-    with helper(port) as (program, children):
-        simulation = start(*command)
-        for line in simulation.stdout:
-            if line.startswith("[2/4]"):
-                break
-        children[1].kill()
-        code, output, errors = finish(simulation)
-        assert code == 1
-        assert len(errors.strip().splitlines()) == 1
-        assert errors.startswith("--workers: expected worker") and f":{port + 1}" in errors
-        assert not (tmp_path / "together" / "summary.json").exists()
-        done = max([2] + [int(line[1]) for line in output.splitlines() if line[:1] == "["])
-        code, _, errors = finish(program)  # It ends the other, too, and says so.
-        assert code == 1 and "a worker died" in errors
-        assert not psutil.pid_exists(children[0].pid)
+    with helper(port, 1):
+        with helper(port + 1, 1) as (program, (worker,)):  # As if on a machine of its own.
+            simulation = start(*command)
+            for line in simulation.stdout:
+                if line.startswith("[2/4]"):
+                    break
+            worker.kill()
+            code, output, errors = finish(simulation)
+            assert code == 1
+            assert len(errors.strip().splitlines()) == 1
+            assert errors.startswith(f"--workers: expected worker localhost:{port + 1} to stay")
+            assert not (tmp_path / "together" / "summary.json").exists()
+            done = max([2] + [int(line[1]) for line in output.splitlines() if line[:1] == "["])
+            finish(program)
 
-    with helper(port):
-        code, output, errors = finish(start(*command))
-        assert code == 0, errors
+        with helper(port + 1, 1):
+            code, output, errors = finish(start(*command))
+            assert code == 0, errors
     # No round that was done is done again, though no checkpoint was due.
     assert f"{done} of at most 4 rounds are done" in output
 
@@ -125,8 +125,18 @@ def test_an_address_that_will_not_do_is_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dead_worker_is_named_and_the_others_are_ended():
+    port = free_ports()
+    with helper(port, 2) as (program, children):
+        children[1].kill()
+        code, _, errors = finish(program)
+        assert code == 1
+        assert errors == f"worker localhost:{port + 1} died; the others were ended.\n"
+        assert not children[0].is_running()
+
+
 def test_workers_end_with_the_program_that_started_them():
-    with helper(free_ports()) as (program, children):
+    with helper(free_ports(), 2) as (program, children):
         assert len(children) == 2
         program.send_signal(signal.SIGKILL)
         deadline = time.monotonic() + 20
