@@ -7,7 +7,6 @@ python -m benchmarks.tables runs/bench docs/benchmarks.md   # the tables and pic
 
 import argparse
 import importlib
-import json
 import pathlib
 import time
 
@@ -41,7 +40,6 @@ def main(arguments=None):
     parser.add_argument("--quick", action="store_true", help="small sizes, few repeats: 3 minutes")
     arguments = parser.parse_args(arguments)
     out = pathlib.Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
     for name in BENCHMARKS:
         if arguments.only not in (None, name):
             continue
@@ -51,13 +49,8 @@ def main(arguments=None):
         tables = _as_tables(name, module, module.run(quick=arguments.quick))
         for table in tables:
             table.show()
-        result = {
-            "benchmark": name,
-            **harness.description(arguments.quick),
-            "tables": [table.as_dict() for table in tables],
-        }
         path = out / f"{name}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        harness.write(path, name, arguments.quick, tables)
         print(f"\n{path}, after {time.perf_counter() - start:.0f} s", flush=True)
 
 

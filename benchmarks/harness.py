@@ -126,6 +126,24 @@ def fresh_process(module, function, **arguments):
     raise RuntimeError(f"{module}.{function}({arguments}) failed; its stderr stands above")
 
 
+def write(path, name, quick, tables):
+    """Writes a benchmark's tables and what they were made on as JSON.
+
+    Args:
+        path: `pathlib.Path` of the file; its folder is made if absent.
+        name: The benchmark's name.
+        quick: Whether it was the short form.
+        tables: List of `Table`.
+    """
+    result = {
+        "benchmark": name,
+        **description(quick),
+        "tables": [table.as_dict() for table in tables],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
 def description(quick):
     """What the run ran on: dict of command, versions, processor, threads; no date."""
     from omc import kernels  # Here, so that the log level is set before TensorFlow loads.

@@ -228,14 +228,7 @@ def main():
     tables = run(arguments.quick)
     for table in tables:
         table.show()
-    result = {
-        "benchmark": "lasting",
-        **harness.description(arguments.quick),
-        "tables": [table.as_dict() for table in tables],
-    }
-    out = pathlib.Path(arguments.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    harness.write(pathlib.Path(arguments.out), "lasting", arguments.quick, tables)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Stacks of Dense layers and their training steps, which several benchmarks measure."""
 
 import contextlib
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
 
 import omc
+from benchmarks.harness import fit_step
 from omc import kernels
 
 # TensorFlow warns of many traces; here each of the many functions is traced once, on purpose.
@@ -70,16 +72,15 @@ def step_of(model, variant, batch):
     """
     x = tf.random.stateless_normal([batch, model.input_shape[-1]], [1, 2])
     if variant.loop == "loop":
-        function, arguments = _tape_step(model), (x,)
+        step = functools.partial(_tape_step(model), x)
     else:
         if model.optimizer is None:
             model.compile(tf.keras.optimizers.SGD(RATE), "mse")
         # A function of its own for each batch, else Keras would retrace one for any batch.
-        function = model.make_train_function(force=True)
-        arguments = (iter(tf.data.Dataset.from_tensors((x, x)).repeat()),)
+        step = fit_step(model, x, x)
     with path(variant):
-        function(*arguments)
-    return lambda: function(*arguments)
+        step()
+    return step
 
 
 def path(variant):

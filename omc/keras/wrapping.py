@@ -84,7 +84,7 @@ def install(model, variables, plan, create):
     _forget_masks(model)
     gc.collect()  # Building leaves initial values behind, in cycles that hold them dense.
     places = Places(model, variables)
-    # The largest last, when most of the others are packed: encoding takes several times its size.
+    # The largest last, when most of the others are packed: encoding takes its dense size once more.
     order = sorted(range(len(plan)), key=lambda index: plan[index].spec.dense_bytes)
     for index in order:
         planned = plan[index]
