@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import time
 from typing import NamedTuple
@@ -99,6 +100,8 @@ class Checkpoints:
             wait_for(self._manager.save(value, version))
         except (OSError, tf.errors.OpError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
+            # TensorFlow: "{{node}} temporary file; what went wrong [Op:name]".
+            first = re.sub(r" \[Op:\w+\]", "", first.rpartition("; ")[2])
             tip = "the same command goes on from the last one."
             raise InputError("out", "a disk that takes a checkpoint", first, tip) from error
         self._saved_at = time.monotonic()

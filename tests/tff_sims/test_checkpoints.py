@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from omc.errors import InputError
@@ -88,9 +89,18 @@ def test_a_young_checkpoint_is_enough(tmp_path):
     assert latest_round(tmp_path) == 2
 
 
-def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+FULL = "No space left on device"
+TENSORFLOWS = "{{function_node __wrapped__SaveV2}} /tmp/run/part.tempstate66; " + FULL
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [OSError(28, FULL), tf.errors.ResourceExhaustedError(None, None, TENSORFLOWS + " [Op:SaveV2]")],
+    ids=["OSError", "OpError"],
+)
+def test_a_full_disk_is_one_line(failure, tmp_path, monkeypatch):
     def full(*arguments, **named):
-        raise OSError(28, "No space left on device")
+        raise failure
 
     checkpoints = Checkpoints(tmp_path, 0)
     checkpoints.save(progress(1))
@@ -98,5 +108,6 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="No space left") as error:
         checkpoints.save(progress(2))
     assert error.value.argument == "out" and "\n" not in str(error.value)
+    assert error.value.got.endswith(FULL) and "node" not in error.value.got
     monkeypatch.undo()
     assert same(progress(1), Checkpoints(tmp_path, 0).load(progress(0)))
