@@ -23,6 +23,7 @@ def main():
     flags = dict(argument[2:].split("=", 1) for argument in sys.argv[3:])
     out = pathlib.Path(flags.pop("out"))
     out.mkdir(parents=True, exist_ok=True)
+    (out / "cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
     start = flags.pop("init", None)
     if start is not None:
         assert (pathlib.Path(start) / f"weights-{flags['seed']}.npz").exists(), start

@@ -187,6 +187,29 @@ def test_no_run_begins_that_would_end_too_late(tmp_path, monkeypatch):
     assert not runner.run_jobs(jobs, folder, None, lines.append, STUB).left
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_runs_side_by_side_have_cores_of_their_own(at_once, tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB_SECONDS", "0.2")
+    cores = sorted(os.sched_getaffinity(0))
+    jobs, lines, folder = omc.build().jobs("iid"), [], Folder(tmp_path)
+    outcome = runner.run_jobs(jobs, folder, None, lines.append, STUB, at_once)
+    assert not outcome.failed and not outcome.left
+    running, most = 0, 0
+    for line in lines:
+        running += ("begins" in line) - ("done in" in line)
+        most = max(most, running)
+    assert most == at_once and running == 0
+    seen = [set(json.loads(path.read_text())) for path in tmp_path.rglob("cores")]
+    assert len(seen) == len(jobs)
+    assert set().union(*seen) == set(cores)
+    if len(cores) >= at_once:
+        assert len({tuple(sorted(share)) for share in seen}) == at_once
+        assert sum(map(len, {tuple(sorted(share)) for share in seen})) == len(cores)
+    assert {folder.record(run.name, seed).cores for run, seed in jobs} == {len(s) for s in seen}
+    rounds = trained(tmp_path)
+    assert len(rounds) == len(set(rounds)) == sum(run.rounds for run, _ in jobs)
+
+
 def test_two_tables_never_share_a_folder(tmp_path, capsys):
     with Folder(tmp_path).locked():
         assert make(tmp_path) == 2
@@ -214,6 +237,7 @@ def test_runs_with_other_settings_are_not_taken_for_these(whole, capsys):
         ("omc", "--task=digits", "--only=adaptation"),
         ("omc", "--docs=nowhere"),
         ("omc", "--rounds=3"),
+        ("omc", "--at_once=0"),
         ("omc", "--out=/proc/none"),
         ("omc", "--report", "--out=/proc/none"),
         ("omc", "extra"),

@@ -1,14 +1,16 @@
 """Makes a paper's table: runs everything it needs, keeps what is finished, and shows it.
 
   python -m tff_sims.tables omc                    # all of it: hours; stop and go on at any time
+  python -m tff_sims.tables omc --at_once=1        # one run after the other, each on all cores
   python -m tff_sims.tables omc --quick            # ten minutes, for a look at the whole
   python -m tff_sims.tables omc --only=iid         # one section
   python -m tff_sims.tables omc --list             # what is run, and what is finished
   python -m tff_sims.tables omc --report           # shows what is finished, runs nothing
   python -m tff_sims.tables omc --report --docs=docs/results    # writes the page, too
 
-Each run has its own folder in --out. The same command goes on where it stopped, killed or not;
-what is finished is never run again. Exit status: 0, or 1 where a run failed.
+Each run has its own folder in --out, and its own share of the cores. The same command goes on where
+it stopped, killed or not; what is finished is never run again. Exit status: 0, or 1 where a run
+failed.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from tff_sims.tables import report  # noqa: E402
 from tff_sims.tables.folder import Folder, FolderError  # noqa: E402
 from tff_sims.tables.runner import run_jobs  # noqa: E402
 
+_MOST_AT_ONCE = 4
 TABLES = ("omc",)  # Each a module of this package with TASKS and build(task, quick) -> plan.Table.
 
 
@@ -85,11 +88,24 @@ def _parse(arguments):
     parser.add_argument("--task", help="task to learn; the table's own by default")
     parser.add_argument("--quick", action="store_true", help="short form: ends in 10 minutes")
     parser.add_argument("--only", help="name of the only section to run (see --list)")
+    parser.add_argument(
+        "--at_once",
+        type=_positive,
+        default=min(len(os.sched_getaffinity(0)), _MOST_AT_ONCE),
+        help="runs at a time, each on cores of its own and in about 2.5 GB of memory; as many as "
+        f"there are cores by default, at most {_MOST_AT_ONCE}",
+    )
     parser.add_argument("--out", help="folder of the runs; one in runs/tables by default")
     parser.add_argument("--list", action="store_true", help="list the runs, run nothing")
     parser.add_argument("--report", action="store_true", help="show what is there, run nothing")
     parser.add_argument("--docs", type=pathlib.Path, help="folder whose page TABLE.md to fill in")
     return parser.parse_args(arguments)
+
+
+def _positive(text):
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected at least 1, but got {text!r}")
+    return int(text)
 
 
 def _default_folder(table, module, task):
@@ -125,7 +141,7 @@ def _make(table, arguments, folder, python):
         jobs = table.jobs(arguments.only)
         done = sum(folder.finished(run.name, seed) for run, seed in jobs)
         print(f"{table.title}: {len(jobs)} runs, {done} of them finished, in {folder.path}")
-        outcome = run_jobs(jobs, folder, table.minutes, _show, python)
+        outcome = run_jobs(jobs, folder, table.minutes, _show, python, arguments.at_once)
         failed, left = outcome.failed, outcome.left
     told = report.result(table, folder)
     if not told["finished"]:

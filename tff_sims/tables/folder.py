@@ -29,12 +29,14 @@ class Record:
         cpu_seconds: CPU time of all attempts that were not killed, over all cores: what tells of
             the work on a machine that has other work, too.
         status: Exit status of the last attempt; None where it has not ended by itself.
+        cores: Cores that the last attempt had.
     """
 
     arguments: list
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     status: Optional[int] = None
+    cores: Optional[int] = None
 
 
 class Folder:

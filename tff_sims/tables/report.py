@@ -13,8 +13,8 @@ import shlex
 
 from tff_sims.machine import processor
 from tff_sims.tables import figures
+from tff_sims.tables.clock import clock_text
 from tff_sims.tables.grid import Grid
-from tff_sims.tables.runner import clock_text
 
 _MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 _ROUND_FIELDS = ("run", "seed", "round", "error", "megabytes")
@@ -30,7 +30,7 @@ def result(table, folder):
     Returns:
         Dict: name, title, metric, command, quick, seeds, finished and wanted (numbers of jobs),
         missing (their names), versions, machine, seconds (of all jobs), grids (tables for people)
-        and runs (run name -> seed -> command, seconds, summary).
+        and runs (run name -> seed -> command, seconds, cores, summary).
     """
     found = figures.summaries(table, folder)
     grids = [figures.section_grid(part, table, found) for part in table.sections]
@@ -58,7 +58,11 @@ def result(table, folder):
         "missing": missing,
         "seconds": round(sum(job["seconds"] for of in runs.values() for job in of.values()), 1),
         "versions": _versions(runs),
-        "machine": {"processor": processor(), "cores": len(os.sched_getaffinity(0))},
+        "machine": {
+            "processor": processor(),
+            "cores": len(os.sched_getaffinity(0)),
+            "cores_a_run": _cores(runs),
+        },
         "grids": [grid.as_dict() for grid in grids],
         "runs": runs,
     }
@@ -78,6 +82,7 @@ def _job(run, seed, folder, summary):
         "command": shlex.join(["python", *run.arguments(seed, relative)]),
         "seconds": round(record.seconds, 1) if record else 0.0,
         "cpu_seconds": round(record.cpu_seconds, 1) if record else 0.0,
+        "cores": record.cores if record else None,
         "summary": {key: value for key, value in summary.items() if key != "command"},
     }
 
@@ -90,6 +95,12 @@ def _versions(runs):
             for package, version in job["summary"].get("versions", {}).items():
                 seen.setdefault(package, set()).add(version)
     return {package: " and ".join(sorted(versions)) for package, versions in sorted(seen.items())}
+
+
+def _cores(runs):
+    """How many cores the runs had each; several, where they differ."""
+    seen = {job["cores"] for of_seeds in runs.values() for job in of_seeds.values()}
+    return " or ".join(str(number) for number in sorted(seen - {None}))
 
 
 def text(told):
@@ -225,10 +236,12 @@ def filled(page, told):
 
 def _source(told):
     versions = ", ".join(f"{package} {version}" for package, version in told["versions"].items())
+    machine = told["machine"]
     lines = [
         f"`{told['command']}` — {told['title']}; seeds {', '.join(map(str, told['seeds']))}; "
         f"{told['finished']} of {told['wanted']} runs, {clock_text(told['seconds'])} of computing; "
-        f"{told['machine']['processor']}, {told['machine']['cores']} cores; {versions}."
+        f"{machine['processor']}, {machine['cores']} cores, {machine['cores_a_run']} for each run; "
+        f"{versions}."
     ]
     if told["quick"]:
         lines.append("**A quick run: one seed and few rounds; its errors say nothing yet.**")
