@@ -9,8 +9,8 @@ import models
 import omc
 from omc.errors import InputError
 from omc.learning import build_fp32_fed_avg, build_weighted_fed_avg, local_runtime, traffic
-from tff_sims.speech import corpus
-from tff_sims.speech.corpus import Specification
+from tff_sims.speech import utterances
+from tff_sims.speech.utterances import Specification
 from tff_sims.tasks import TASKS
 
 SMALL = {"width": 16, "heads": 2, "depth": 1, "kernel": 5, "channels": 4}
@@ -21,7 +21,7 @@ def small(tmp_path_factory):
     few = functools.partial(Specification, speakers=4, utterances=10, test_speakers=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(corpus, "Specification", few)
+        patch.setattr(utterances, "Specification", few)
         patch.setitem(models.CONFORMERS, "tiny", SMALL)
         yield
 

@@ -14,8 +14,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 def _arguments():
     # Not above: importing omc takes seconds, --help should not.
-    from tff_sims.speech.corpus import KINDS
     from tff_sims.speech.rooms import DOMAINS
+    from tff_sims.speech.utterances import KINDS
 
     parser = argparse.ArgumentParser(
         prog="python -m tff_sims.speech",
@@ -40,7 +40,7 @@ def main():
     """Reads the arguments and does as they say."""
     arguments = _arguments()
     from omc.errors import OmcError
-    from tff_sims.speech.corpus import Specification
+    from tff_sims.speech.utterances import Specification
 
     try:
         specification = Specification(
@@ -82,8 +82,8 @@ def _listen(specification, folder, number=6):
     import numpy as np
     from scipy.io import wavfile
 
-    from tff_sims.speech.corpus import utterance
     from tff_sims.speech.features import HOP_SECONDS, RATE, log_mel
+    from tff_sims.speech.utterances import utterance
 
     figure, axes = plt.subplots(number // 2, 2, figsize=(11, 2.2 * number // 2), squeeze=False)
     for speaker, axis in zip(range(min(number, specification.speakers)), axes.flat):

@@ -18,14 +18,14 @@ import numpy as np
 
 from omc.errors import OmcError
 from tff_sims.speech import features
-from tff_sims.speech.corpus import Specification, utterance
+from tff_sims.speech.utterances import Specification, utterance
 
 
 def make(specification, progress):
     """Makes a corpus's arrays.
 
     Args:
-        specification: `corpus.Specification`.
+        specification: `utterances.Specification`.
         progress: Called with (speakers done, speakers in all).
 
     Returns:

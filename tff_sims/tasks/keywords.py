@@ -6,7 +6,7 @@ import numpy as np
 
 import models
 from omc.errors import InputError
-from tff_sims.speech import corpus, text
+from tff_sims.speech import corpus, text, utterances
 from tff_sims.speech import splits as speakers
 from tff_sims.speech.features import MEL_BANDS
 from tff_sims.speech.rooms import DOMAINS
@@ -36,7 +36,7 @@ def keywords(seed=0, split=None, alpha=0.5, clients=None, domain=None):
     Raises:
         InputError: Unknown `split` or `domain`, or more clients than speakers.
     """
-    specification = corpus.Specification(
+    specification = utterances.Specification(
         kind="keywords", domain=domain or DOMAINS[0], test_utterances=25
     )
     made = corpus.load(specification)

@@ -1,6 +1,6 @@
 """Sentences of spoken words, recognised by a Conformer with CTC; a speaker is a client."""
 
-from tff_sims.speech import corpus, text
+from tff_sims.speech import corpus, text, utterances
 from tff_sims.speech.rooms import DOMAINS
 from tff_sims.speech.splits import SPLITS
 from tff_sims.tasks.recognition import recognition
@@ -26,7 +26,7 @@ def speech(seed=0, split=None, alpha=0.5, clients=None, domain=None):
         InputError: Unknown `split` or `domain`, or more clients than speakers.
     """
     del alpha
-    made = corpus.load(corpus.Specification(kind="sentences", domain=domain or DOMAINS[0]))
+    made = corpus.load(utterances.Specification(kind="sentences", domain=domain or DOMAINS[0]))
     return recognition("speech", made, text.VOCABULARY, split, clients, seed)
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from omc.errors import ArtifactError, InputError
-from tff_sims.speech import cache, corpus, features, production, splits, text
-from tff_sims.speech.corpus import Specification, load, utterance
+from tff_sims.speech import cache, features, production, splits, text
+from tff_sims.speech.corpus import load
+from tff_sims.speech.utterances import KINDS, Specification, utterance
 
 TINY = Specification(speakers=5, utterances=3, test_speakers=2, test_utterances=2, seed=7)
 
@@ -136,7 +137,5 @@ def test_the_grammar_speaks_the_whole_vocabulary():
 
 
 def test_one_version_of_each_corpus_has_one_name():
-    kinds = [
-        Specification(kind=kind, domain=d) for kind in corpus.KINDS for d in ("quiet", "noisy")
-    ]
+    kinds = [Specification(kind=kind, domain=d) for kind in KINDS for d in ("quiet", "noisy")]
     assert len({specification.key for specification in kinds}) == 4

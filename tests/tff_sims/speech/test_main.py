@@ -3,7 +3,7 @@
 import pytest
 
 from tff_sims.speech import __main__, own_data
-from tff_sims.speech.corpus import Specification, utterance
+from tff_sims.speech.utterances import Specification, utterance
 
 
 def run(monkeypatch, *arguments):
