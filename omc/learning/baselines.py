@@ -20,7 +20,7 @@ def build_fp32_fed_avg(model_fn, client_optimizer_fn, server_optimizer_fn):
     """
     with tf.Graph().as_default():
         weights_type = tff.learning.models.weights_type_from_model(model_fn())
-    return tff.learning.algorithms.build_weighted_fed_avg(
+    process = tff.learning.algorithms.build_weighted_fed_avg(
         model_fn,
         client_optimizer_fn=client_optimizer_fn,
         server_optimizer_fn=server_optimizer_fn,
@@ -29,6 +29,10 @@ def build_fp32_fed_avg(model_fn, client_optimizer_fn, server_optimizer_fn):
         # As our own clients do: a loop inside the graph. TFF's other way, `Dataset.reduce`, sets up
         # the training step anew at each client's turn, which takes seconds for a Conformer.
         loop_implementation=tff.learning.LoopImplementation.DATASET_ITERATOR,
+    )
+    data_type = process.next.type_signature.parameter[1].member
+    return tff.simulation.compose_dataset_computation_with_learning_process(
+        tff.tensorflow.computation(models.untuned, data_type), process
     )
 
 

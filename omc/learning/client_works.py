@@ -140,7 +140,7 @@ class ClientTrainer:
 
         slots = tuple(map(self._optimizer.initialize, self._trainable))
         start = (tf.constant(0.0), tf.constant(True), slots)
-        examples, finite, _ = _over_batches(iter(dataset), start, step)
+        examples, finite, _ = _over_batches(iter(models.untuned(dataset)), start, step)
         for variable in self._trainable:
             if not isinstance(variable, CompressedVariable):
                 finite &= tf.reduce_all(tf.math.is_finite(variable.read_value()))

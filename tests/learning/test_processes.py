@@ -11,7 +11,7 @@ import omc
 from omc.codecs import Codec
 from omc.errors import FormatError, InputError, InputTypeError
 from omc.learning import build_fp32_fed_avg, build_weighted_fed_avg, local_runtime, traffic
-from omc.learning.models import ModelPlan
+from omc.learning.models import ModelPlan, untuned
 from omc.policies import Policy
 
 SGD = tff.learning.optimizers.build_sgdm
@@ -215,7 +215,7 @@ def test_a_diverged_client_does_not_spoil_the_round(fp32):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
+BUILDS = pytest.mark.parametrize(
     "build",
     [
         lambda: build_fp32_fed_avg(model_fn, SGD(0.1), SGD(1.0)),
@@ -223,6 +223,16 @@ def test_a_diverged_client_does_not_spoil_the_round(fp32):
     ],
     ids=["fp32", "omc"],
 )
+
+
+@BUILDS
+def test_clients_have_no_tuner_to_wait_for(build):
+    assert untuned(data(0)).options().autotune.enabled is False
+    written = tff.framework.serialize_computation(build().next).SerializeToString()
+    assert b"OptionsDataset" in written
+
+
+@BUILDS
 def test_a_client_without_data_downloads_and_counts_for_nothing(build):
     process = build()
     state = process.initialize()
