@@ -51,6 +51,11 @@ class Codec:
         return planes + (_TRAILER_BYTES if self.transform else 0)
 
     @property
+    def columns(self):
+        """Length of the `packing.ROWS` rows in which the codes stand, padding included."""
+        return packing.padded_count(self.count) // packing.ROWS
+
+    @property
     def natively_added(self):
         """Whether native ops, where they are usable, serve `add`."""
         return kernels.can_add(self.format, self.transform) and self.count > 0
@@ -279,23 +284,18 @@ class Codec:
         planes = self.nbytes - (_TRAILER_BYTES if self.transform else 0)
         return self._join([tf.zeros([planes], tf.uint8)], to_bytes(tf.stack([scale, 0.0])))
 
-    @property
-    def _columns(self):
-        """Length of the rows in which the codes stand."""
-        return packing.padded_count(self.count) // packing.ROWS
-
     def _code_matrix(self, buffer):
-        return packing.unpack(buffer, self._columns, self.format.bits)
+        return packing.unpack(buffer, self.columns, self.format.bits)
 
     def _flat_codes(self, buffer):
         return tf.reshape(self._code_matrix(buffer), [-1])[: self.count]
 
     def _matrix(self, flat, fill=0.0):
         """A value for each weight as a matrix of rows, which compiles to far better loops."""
-        flat, padding = tf.reshape(flat, [self.count]), packing.ROWS * self._columns - self.count
+        flat, padding = tf.reshape(flat, [self.count]), packing.ROWS * self.columns - self.count
         if padding:
             flat = tf.concat([flat, tf.fill([padding], fill)], axis=0)
-        return tf.reshape(flat, [packing.ROWS, self._columns])
+        return tf.reshape(flat, [packing.ROWS, self.columns])
 
     def _planes(self, codes):
         """Planes (list of uint8, flat) of padded codes."""
@@ -311,8 +311,8 @@ class Codec:
         """Codes of a matrix of rows whose first column is the variable's `begin`-th."""
         noise = None
         if seed is not None:
-            index = tf.range(packing.ROWS)[:, tf.newaxis] * self._columns
-            index += begin + tf.range(units.shape[1])
+            index = begin + tf.range(units.shape[1])
+            index += tf.constant(np.arange(packing.ROWS, dtype=np.int32)[:, None] * self.columns)
             noise = transforms.random_bits(index, seed)
         # With an offset -0 means nothing of its own, and -0 + 0 would turn it into +0 in `add`.
         return transforms.round_to_codes(units, self.format, noise, symmetric=self.transform)

@@ -11,6 +11,7 @@ width.
 All functions are TensorFlow ops that XLA compiles; shapes are static.
 """
 
+import numpy as np
 import tensorflow as tf
 
 ROWS = 8
@@ -76,13 +77,12 @@ def unpack(packed, columns, bits):
     """
     codes, start = None, 0
     for width in plane_widths(bits):
-        field = tf.reshape(packed[start : start + width * columns], [1, width * columns])
+        field = tf.slice(packed, [start], [width * columns])
         start += width * columns
         if width < 8:
-            shifts = tf.range(0, 8, width)
+            shifts = np.arange(0, 8, width, np.uint8)[:, np.newaxis]
             field = tf.bitwise.bitwise_and(
-                tf.bitwise.right_shift(field, tf.cast(shifts, tf.uint8)[:, tf.newaxis]),
-                tf.constant(2**width - 1, tf.uint8),
+                tf.bitwise.right_shift(field, shifts), np.uint8(2**width - 1)
             )
         field = tf.reshape(tf.cast(field, tf.int32), [ROWS, columns])
         if codes is None:

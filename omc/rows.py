@@ -47,8 +47,8 @@ def decode_rows(codec, buffer, indices):
 
 def _codes(codec, buffer, indices):
     """Codes (int32 [n, width]) of n rows; positions as omc.packing lays them out."""
-    bits, columns = codec.format.bits, packing.padded_count(codec.count) // packing.ROWS
-    dtype = tf.int32 if packing.padded_count(codec.count) < 2**31 else tf.int64
+    bits, columns = codec.format.bits, codec.columns
+    dtype = tf.int32 if packing.ROWS * columns < 2**31 else tf.int64
     rows, width = codec.shape[0], codec.count // max(codec.shape[0], 1)
     # A lookup rather than a product, for it refuses an index that there is no row for.
     first = tf.gather(tf.range(0, rows * width, max(width, 1), dtype), tf.reshape(indices, [-1]))

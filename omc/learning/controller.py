@@ -111,6 +111,9 @@ class ControlledFedAvg:
         self._optimizer = server_optimizer
         self._uplink = uplink
         self._sum = aggregators.WeightedSum(plan)
+        codecs = [planned.codec for planned in plan.planned]
+        self._pack = tf.function(lambda *values: distributors.pack(codecs, values), autograph=False)
+        self._mask = tf.function(lambda *words: tf.stack(plan.mask(*words)), autograph=False)
 
     def initialize(self):
         """The state before the first round."""
@@ -147,10 +150,7 @@ class ControlledFedAvg:
         before = _crossed(runtime)
         weights = state.global_model_weights
         values = [*weights.trainable, *weights.non_trainable]
-        codecs = [planned.codec for planned in self._plan.planned]
-        packed, raw, distortion = _to_numpy(
-            distributors.pack(codecs, [tf.convert_to_tensor(value) for value in values])
-        )
+        packed, raw, distortion = _to_numpy(self._pack(*map(tf.convert_to_tensor, values)))
         arguments = self._arguments(packed, raw, np.int32(state.distributor), client_data)
         stats, metrics = collections.Counter(), []
         self._sum.take()  # A round that failed may have left something.
@@ -194,16 +194,15 @@ class ControlledFedAvg:
 
     def _arguments(self, packed, raw, round_number, client_data):
         for dataset in client_data:
-            client = 0
-            for batch in dataset:
-                client = distributors.fingerprint(batch).numpy()
+            client = tf.constant(0)
+            for batch in models.untuned(dataset):
+                client = distributors.fingerprint(batch)
                 break
-            mask = self._plan.mask(round_number, client)
+            mask = self._mask(tf.constant(round_number), client).numpy()
             chosen = [
-                p if bool(quantized) or not r.size else r
-                for p, r, quantized in zip(packed, raw, mask)
+                p if quantized or not r.size else r for p, r, quantized in zip(packed, raw, mask)
             ]
-            yield models.payload(chosen), dataset, np.int32(client), round_number
+            yield models.payload(chosen), dataset, client.numpy(), round_number
 
     def _step(self, state, mean, total_weight):
         """Next weights and optimizer state; both as they were if the mean is not finite."""
