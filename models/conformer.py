@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from models.conformer_layers import Block, Subsampling, glorot, relative_positions
 
-_TINY = {"width": 64, "heads": 4, "depth": 3, "kernel": 15, "channels": 16}
+_TINY = {"width": 80, "heads": 4, "depth": 2, "kernel": 15, "channels": 16}
 _SMALL = {"width": 96, "heads": 4, "depth": 4, "kernel": 15, "channels": 32}
 _LARGE = {"width": 512, "heads": 8, "depth": 17, "kernel": 32}
 
