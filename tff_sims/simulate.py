@@ -20,7 +20,11 @@ import time
 
 from absl import app, flags, logging
 
+from tff_sims.machine import few_heaps
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if __name__ == "__main__":
+    few_heaps()
 
 # Not in main(): TensorFlow imported while absl runs an app would not be eager inside Keras.
 from omc.errors import InputError, OmcError, WorkerError  # noqa: E402
