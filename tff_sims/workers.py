@@ -15,6 +15,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from omc.errors import OmcError  # noqa: E402
+from tff_sims.arguments import from_to  # noqa: E402
 
 
 def serve(count, port, host):
@@ -58,10 +59,10 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=_from_to(1, 64), default=2, help="number of workers (2)")
+    parser.add_argument("--count", type=from_to(1, 64), default=2, help="number of workers (2)")
     parser.add_argument(
         "--port",
-        type=_from_to(1, 65535),
+        type=from_to(1, 65535),
         default=8000,
         help="port of the first; the others have the next ones (8000)",
     )
@@ -82,15 +83,6 @@ def main():
     except KeyboardInterrupt:
         sys.exit(130)
     _fail(1, f"worker {', '.join(dead)} died; the others were ended.")
-
-
-def _from_to(least, most):
-    def number(text):
-        if not text.isdigit() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"expected {least} to {most}, but got {text!r}")
-        return int(text)
-
-    return number
 
 
 def _fail(status, message):

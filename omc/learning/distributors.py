@@ -26,8 +26,10 @@ def build_client_ids(data_type):
 
     @tff.tensorflow.computation(data_type)
     def client_id(dataset):
-        first = dataset.take(1).reduce(
-            tf.constant(0, tf.int32), lambda _, batch: fingerprint(batch)
+        first = (
+            models.untuned(dataset)
+            .take(1)
+            .reduce(tf.constant(0, tf.int32), lambda _, batch: fingerprint(batch))
         )
         return first
 

@@ -21,6 +21,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before the pictures import TensorFlow.
 
+from tff_sims.arguments import from_to  # noqa: E402
 from tff_sims.tables import report  # noqa: E402
 from tff_sims.tables.folder import Folder, FolderError  # noqa: E402
 from tff_sims.tables.runner import run_jobs  # noqa: E402
@@ -90,9 +91,9 @@ def _parse(arguments):
     parser.add_argument("--only", help="name of the only section to run (see --list)")
     parser.add_argument(
         "--at_once",
-        type=_positive,
+        type=from_to(1),
         default=min(len(os.sched_getaffinity(0)), _MOST_AT_ONCE),
-        help="runs at a time, each on cores of its own and in about 2.5 GB of memory; as many as "
+        help="runs at a time, each on cores of its own and in about 2 GB of memory; as many as "
         f"there are cores by default, at most {_MOST_AT_ONCE}",
     )
     parser.add_argument("--out", help="folder of the runs; one in runs/tables by default")
@@ -100,12 +101,6 @@ def _parse(arguments):
     parser.add_argument("--report", action="store_true", help="show what is there, run nothing")
     parser.add_argument("--docs", type=pathlib.Path, help="folder whose page TABLE.md to fill in")
     return parser.parse_args(arguments)
-
-
-def _positive(text):
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected at least 1, but got {text!r}")
-    return int(text)
 
 
 def _default_folder(table, module, task):

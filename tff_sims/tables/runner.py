@@ -67,15 +67,17 @@ class _Runner:
         self._clock = Clock(jobs, folder, at_once)
         self._outcome = Outcome()
         self._free = _shares(at_once)
+        self._waiting = [job for job in jobs if not folder.finished(job[0].name, job[1])]
         self._running = []
         self._begun = False
 
     def run(self):
         """Runs everything; returns the `Outcome`."""
-        waiting = [job for job in self._jobs if not self._folder.finished(job[0].name, job[1])]
         try:
-            while waiting or self._running:
-                waiting = [job for job in waiting if not self._settled(*job)]
+            while self._waiting or self._running:
+                for job in list(self._waiting):
+                    if self._take_up(*job):
+                        self._waiting.remove(job)
                 if self._running:
                     time.sleep(_POLL)
                     self._look()
@@ -87,7 +89,7 @@ class _Runner:
             raise
         return self._outcome
 
-    def _settled(self, run, seed):
+    def _take_up(self, run, seed):
         """Begins a job if its turn has come; returns whether it waits no longer."""
         if not self._free:
             return False
@@ -99,7 +101,7 @@ class _Runner:
             self._outcome.left.append((run.name, seed))
             return True
         if run.start and not self._folder.finished(run.start, seed):
-            if self._wanted(run.start, seed):
+            if self._coming(run.start, seed):
                 return False
             self._fail(run, seed, f"it starts from {run.start}, which is not finished")
             return True
@@ -108,11 +110,10 @@ class _Runner:
         self._running.append(_Job(run, seed, self._folder, self._python, self._free.pop(0)))
         return True
 
-    def _wanted(self, name, seed):
-        """Whether a job that another starts from runs, or may still come."""
-        known = [(run.name, number) for run, number in self._jobs]
-        settled = [failed[:2] for failed in self._outcome.failed] + self._outcome.left
-        return (name, seed) in known and (name, seed) not in settled
+    def _coming(self, name, seed):
+        """Whether a job that another starts from runs, or waits itself."""
+        jobs = self._waiting + [(job.run, job.seed) for job in self._running]
+        return (name, seed) in [(run.name, number) for run, number in jobs]
 
     def _look(self):
         """Takes note of jobs that have ended, and tells of the others from time to time."""
