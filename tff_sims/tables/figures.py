@@ -14,17 +14,27 @@ _BYTES = {
 
 
 def summaries(table, folder):
-    """Dict of run name -> dict of seed -> summary, of the table's finished runs."""
+    """What the table's finished runs say.
+
+    Returns:
+        Dict of run name -> dict of seed -> the run's summary, and in it "error": word error rate or
+        share of wrong answers in percent, the mean over the run's last evaluations (`plan.Run`).
+    """
     found = {}
-    for name in table.runs:
+    for name, run in table.runs.items():
         of_seeds = {seed: folder.summary(name, seed) for seed in table.seeds}
-        found[name] = {seed: summary for seed, summary in of_seeds.items() if summary is not None}
+        found[name] = {
+            seed: {**summary, "error": _error(run, summary, folder.rounds(name, seed))}
+            for seed, summary in of_seeds.items()
+            if summary is not None
+        }
     return found
 
 
-def error(summary):
-    """Error of a run in percent: word error rate, or the share of wrong answers."""
-    return 100 * (summary["wer"] if "wer" in summary else 1 - summary["accuracy"])
+def _error(run, summary, rounds):
+    late = [row for row in rounds if row["round"] > (1 - run.averaged) * run.rounds]
+    errors = [row["error"] for row in late if row["error"] is not None]
+    return statistics.fmean(errors) if errors else 100 * (1 - summary["accuracy"])
 
 
 def paired(found, run, baseline):
@@ -38,7 +48,7 @@ def paired(found, run, baseline):
         List of floats, one a seed that both have finished, in order of the seeds.
     """
     return [
-        error(found[run][seed]) - error(found[baseline][seed])
+        found[run][seed]["error"] - found[baseline][seed]["error"]
         for seed in sorted(set(found[run]) & set(found[baseline]))
     ]
 
@@ -63,7 +73,7 @@ def section_rows(section, found):
 
 def _row(row, baseline, found):
     own, base = found[row.run], found[baseline]
-    errors = [error(summary) for summary in own.values()]
+    errors = [summary["error"] for summary in own.values()]
     differences = [] if row.run == baseline else paired(found, row.run, baseline)
     figures = {
         "label": row.label,
@@ -75,7 +85,7 @@ def _row(row, baseline, found):
         "difference_std": _std(differences),
         "relative": None,
     }
-    shared = [error(base[seed]) for seed in sorted(set(own) & set(base))]
+    shared = [base[seed]["error"] for seed in sorted(set(own) & set(base))]
     if differences and _mean(shared) > 0:
         figures["relative"] = 100 * figures["difference"] / _mean(shared)
     for key in [*_BYTES, "rounds_per_minute"]:

@@ -7,9 +7,11 @@ run again.
 """
 
 import contextlib
+import csv
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import pathlib
 from typing import Optional
@@ -57,6 +59,26 @@ class Folder:
         """What a finished job's program wrote, a dict; None where it is not finished."""
         path = self.of(name, seed) / "summary.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def rounds(self, name, seed):
+        """Rounds of a finished simulation.
+
+        Returns:
+            List of dicts: round, error (percent; None where the round was not evaluated) and
+            megabytes (down and up through one client, up to that round). Empty for a program that
+            has no rounds.
+        """
+        path = self.of(name, seed) / "rounds.csv"
+        if not (self.finished(name, seed) and path.exists()):
+            return []
+        rows, total = [], 0.0
+        with open(path, newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                total += (float(line["downlink_bytes"]) + float(line["uplink_bytes"])) / 1e6
+                error = 100 * (1 - float(line["accuracy"]))
+                error = None if math.isnan(error) else error
+                rows.append({"round": int(line["round"]), "error": error, "megabytes": total})
+        return rows
 
     def finished(self, name, seed):
         """Whether a job is through."""

@@ -47,11 +47,9 @@ def _curves(part, rows):
 
 def _points(part, told):
     """List of (bits, mean error, lowest, highest) over the seeds, by bits."""
-    from tff_sims.tables.figures import error
-
     points = []
     for bits, run in part:
-        errors = [error(job["summary"]) for job in told["runs"].get(run, {}).values()]
+        errors = [job["summary"]["error"] for job in told["runs"].get(run, {}).values()]
         if errors:
             points.append((bits, statistics.fmean(errors), min(errors), max(errors)))
     return sorted(points)

@@ -22,6 +22,8 @@ class Run:
         program: Module of the program; it writes summary.json into its --out when it is through.
         memory_seed: The only seed with which a client's memory is measured; None for all. It is
             the same for every seed, and the measurement costs as much as many rounds.
+        averaged: Share of the rounds, counted from the end, over whose evaluations the run's error
+            is the mean; 0 for the last evaluation alone.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Run:
     start: Optional[str] = None
     program: str = SIMULATE
     memory_seed: Optional[int] = None
+    averaged: float = 0.0
 
     @property
     def rounds(self):

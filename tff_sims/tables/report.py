@@ -6,7 +6,6 @@ the pictures come from these two files alone.
 
 import csv
 import json
-import math
 import os
 import re
 import shlex
@@ -150,28 +149,18 @@ def rounds(table, folder):
         List of dicts: run, seed, round, error (percent; None where the round was not evaluated)
         and megabytes (down and up through one client, up to that round).
     """
-    rows = []
-    for run in table.runs.values():
-        for seed in table.seeds:
-            path = folder.of(run.name, seed) / "rounds.csv"
-            if folder.finished(run.name, seed) and path.exists():
-                rows += _rounds_of(run.name, seed, path)
-    return rows
-
-
-def _rounds_of(name, seed, path):
-    total = 0.0
-    with open(path, newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            total += (float(line["downlink_bytes"]) + float(line["uplink_bytes"])) / 1e6
-            error = 100 * (1 - float(line["accuracy"]))
-            yield {
-                "run": name,
-                "seed": seed,
-                "round": int(line["round"]),
-                "error": None if math.isnan(error) else round(error, 3),
-                "megabytes": round(total, 3),
-            }
+    return [
+        {
+            "run": name,
+            "seed": seed,
+            "round": row["round"],
+            "error": row["error"] and round(row["error"], 3),
+            "megabytes": round(row["megabytes"], 3),
+        }
+        for name in table.runs
+        for seed in table.seeds
+        for row in folder.rounds(name, seed)
+    ]
 
 
 def write(told, table, folder):
