@@ -149,8 +149,10 @@ def description(quick):
     from omc import kernels  # Here, so that the log level is set before TensorFlow loads.
     from omc.version import __version__
 
+    module = sys.modules["__main__"].__spec__
+    module = module.name.removesuffix(".__main__") if module else "benchmarks"
     return {
-        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "quick": quick,
         "versions": {
             "omc": __version__,

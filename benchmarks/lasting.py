@@ -123,7 +123,8 @@ def _memory_rows(method, rounds, folder):
         samples.append(_resident(simulation.process.pid))
         if done % 50 == 0:
             harness.progress(f"{method}: {done} of {rounds} rounds")
-    simulation.process.wait()
+    if simulation.process.wait() or len(samples) != rounds:
+        raise RuntimeError(f"{method}: the simulation ended after {len(samples)} rounds")
     samples = np.asarray(samples) / 1e6
     tenth = rounds // 10
     rows = []

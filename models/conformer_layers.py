@@ -160,7 +160,7 @@ class Subsampling(L.Layer):
     def initial_state(self, batch):
         """What stands before the first frame: two frames of zeros in front of each convolution."""
         sizes = (self.features, 1), (-(-self.features // 2), self.convolutions[0].filters)
-        return tuple(tf.zeros([batch, 2, *size]) for size in sizes)
+        return tuple(tf.zeros([batch, 2, *size], self.compute_dtype) for size in sizes)
 
 
 class FeedForward(L.Layer):
@@ -245,7 +245,7 @@ class RelativeAttention(L.Layer):
         scores = tf.matmul(to_content, self._split(keys), transpose_b=True)
         places = self._split(self.position(positions)[tf.newaxis])
         scores += _shifted(tf.matmul(to_position, places, transpose_b=True), tf.shape(keys)[1])
-        scores += self._unseen(tf.shape(x)[1], valid)
+        scores += self._unseen(tf.shape(x)[1], valid, scores.dtype)
         weights = self.dropout(tf.nn.softmax(scores), training=training)
         y = tf.transpose(tf.matmul(weights, self._split(values)), [0, 2, 1, 3])
         y = self.result(tf.reshape(y, [tf.shape(x)[0], tf.shape(x)[1], self.width]))
@@ -254,7 +254,7 @@ class RelativeAttention(L.Layer):
 
     def initial_state(self, batch):
         """What stands before the first frame: a left context in which nothing is valid."""
-        empty = tf.zeros([batch, self.left_context, self.width])
+        empty = tf.zeros([batch, self.left_context, self.width], self.compute_dtype)
         return empty, empty, tf.zeros([batch, self.left_context], tf.bool)
 
     def _split(self, x):
@@ -262,14 +262,14 @@ class RelativeAttention(L.Layer):
         shape = [tf.shape(x)[0], tf.shape(x)[1], self.heads, self.width // self.heads]
         return tf.transpose(tf.reshape(x, shape), [0, 2, 1, 3])
 
-    def _unseen(self, queries, valid):
+    def _unseen(self, queries, valid, dtype):
         """What hides keys: 0, or a large negative, [batch, 1, 1 or queries, keys]."""
         seen = valid[:, tf.newaxis, tf.newaxis, :]
         if self.left_context is not None:
             keys = tf.shape(valid)[1]
             distance = tf.range(keys - queries, keys)[:, tf.newaxis] - tf.range(keys)
             seen &= (distance >= 0) & (distance <= self.left_context)
-        return tf.where(seen, 0.0, _NEVER)
+        return tf.where(seen, tf.zeros([], dtype), max(_NEVER, dtype.min / 2))
 
 
 def _shifted(scores, keys):
@@ -332,7 +332,7 @@ class ConvolutionModule(L.Layer):
 
     def initial_state(self, batch):
         """What stands before the first frame: zeros."""
-        return tf.zeros([batch, self.kernel - 1, self.width])
+        return tf.zeros([batch, self.kernel - 1, self.width], self.compute_dtype)
 
 
 class Block(L.Layer):

@@ -117,6 +117,12 @@ def _(_folder):
 
 
 case("already wrapped model")(lambda _: omc.wrap(wrapped(), "INT8"))
+case("model without variables")(
+    lambda _: omc.wrap(tf.keras.Sequential([tf.keras.Input((4,)), L.Flatten()]), "INT8")
+)
+case("model with a wrapped part")(
+    lambda _: omc.wrap(tf.keras.Sequential([tf.keras.Input((4,)), wrapped()]), "INT8")
+)
 case("model whose optimizer was used")(lambda _: omc.wrap(trained(), "INT8"))
 case("report on something else")(lambda _: omc.memory_report(L.Dense(2)))
 
@@ -145,6 +151,33 @@ def _(_):
     model = wrapped()
     model.compile(tf.keras.optimizers.legacy.SGD(), "mse")
     model.fit(tf.ones([2, 4]), tf.ones([2, 2]), verbose=0)
+
+
+@case("wrapped variable read in a loop, gradient taken outside")
+def _(_):
+    model = omc.wrap(tf.keras.Sequential([tf.keras.Input((4,)), L.Dense(4)]), "INT8")
+
+    @tf.function(autograph=False)
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            _, y = tf.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, model(y)), [0, x])
+        return tape.gradient(y, model.trainable_variables)
+
+    gradient(tf.ones([2, 4]))
+
+
+case("recomputing something else")(lambda _: omc.recompute(L.Dense(2), "*"))
+case("recomputing in an unbuilt model")(
+    lambda _: omc.recompute(tf.keras.Sequential([L.Dense(2)]), "*")
+)
+case("recomputing layers of another type")(lambda _: omc.recompute(plain(), 3))
+case("recomputing a layer that is not there")(lambda _: omc.recompute(plain(), "stage_*"))
+
+
+@case("recomputing a layer that draws random numbers")
+def _(_):
+    model = tf.keras.Sequential([tf.keras.Input((4,)), L.Dense(2), L.Dropout(0.5)])
+    omc.recompute(model, "dropout*")
 
 
 @case("wrapped model as a SavedModel")

@@ -4,7 +4,6 @@ import dataclasses
 import gc
 import json
 import pathlib
-import re
 import shutil
 import time
 from typing import NamedTuple
@@ -13,8 +12,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from absl import logging
 
-from omc.errors import InputError
-from tff_sims.results import Round
+from tff_sims.results import Round, writing
 from tff_sims.waiting import wait_for
 
 _PREFIX = "round_"
@@ -97,14 +95,8 @@ class Checkpoints:
             return  # The run was at its end already.
         rows = json.dumps([dataclasses.asdict(row) for row in progress.rows])
         value = {"leaves": tf.nest.flatten(progress.state), "rows": rows.encode()}
-        try:
+        with writing("a checkpoint"):
             wait_for(self._manager.save(value, version))
-        except (OSError, tf.errors.OpError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            # TensorFlow: "{{node}} temporary file; what went wrong [Op:name]".
-            first = re.sub(r" \[Op:\w+\]", "", first.rpartition("; ")[2])
-            tip = "the same command goes on from the last one."
-            raise InputError("out", "a disk that takes a checkpoint", first, tip) from error
         # TensorFlow leaves a third of a MB in cycles, which Python alone would collect far later.
         gc.collect()
         self._saved_at = time.monotonic()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 from omc.errors import OmcError
+from tff_sims.machine import end_with_parent
 
 _MARK = "client-memory:"
 
@@ -102,6 +103,7 @@ def main():
     """Reads the arguments as JSON from the command line, prints the measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("arguments", help="arguments of measure_client, as JSON")
+    end_with_parent()
     print(_MARK + json.dumps(_work(json.loads(parser.parse_args().arguments))))
 
 

@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from omc.errors import OmcError  # noqa: E402
 from tff_sims.results import load_weights, versions, write_whole  # noqa: E402
-from tff_sims.settings import Settings, check  # noqa: E402
+from tff_sims.settings import Settings, as_line, check  # noqa: E402
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,7 +69,7 @@ def main(arguments=None):
     try:
         metrics = evaluate_weights(settings)
     except OmcError as error:
-        _fail(f"--{error.argument}: {error}")
+        _fail(as_line(error))
     command = shlex.join(["python", "-m", "tff_sims.evaluate", *(arguments or sys.argv[1:])])
     summary = {**given, **metrics, "versions": versions(), "command": command}
     text = json.dumps(summary, indent=2) + "\n"

@@ -4,6 +4,9 @@ import ctypes
 import os
 import pathlib
 import platform
+import signal
+
+_PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies.
 
 
 def processor():
@@ -16,6 +19,16 @@ def processor():
     fields = {key.strip(): value.strip() for key, value in fields.items()}
     wide = [name for name in ("avx2", "avx512f") if name in fields.get("flags", "").split()]
     return " ".join([fields.get("model name", platform.processor()), *wide])
+
+
+def end_with_parent():
+    """Has this process end (SIGTERM) when the one that started it does, however that dies.
+
+    Linux only; elsewhere nothing happens.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def few_heaps():

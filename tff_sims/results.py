@@ -1,5 +1,6 @@
 """What a simulation leaves behind: rounds.csv, TensorBoard, weights, picture and summary.json."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -8,6 +9,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import shutil
 import statistics
 
@@ -96,14 +98,19 @@ class Releases:
         self._csv = tff.program.CSVFileReleaseManager(path, key_fieldname=_KEY)
         self._boards = {}
         self._folder = pathlib.Path(out) / "tensorboard"
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_seeds(self._folder)
         for row in rows:
             self._to_board(row)
 
     def release(self, row):
-        """Adds a round."""
-        wait_for(self._csv.release(row.flat(), self._step(row)))
-        self._to_board(row)
+        """Adds a round.
+
+        Raises:
+            InputError: The disk does not take it.
+        """
+        with writing("a round"):
+            wait_for(self._csv.release(row.flat(), self._step(row)))
+            self._to_board(row)
 
     def _step(self, row):
         return (row.seed - self._settings.seed) * self._settings.rounds + row.round
@@ -121,11 +128,43 @@ class Releases:
 
 def _write_rows(path, rows):
     metrics = dict.fromkeys(name for _, row in rows for name in row.metrics)
-    with io.StringIO(newline="") as text:
+    with io.StringIO(newline="") as text, writing("rounds.csv"):
         writer = csv.DictWriter(text, [_KEY, *_FIXED, *metrics])
         writer.writeheader()
         writer.writerows({_KEY: step, **row.flat()} for step, row in rows)
         write_whole(path, text.getvalue().encode())
+
+
+@contextlib.contextmanager
+def writing(what):
+    """Context whose failures to write are the user's to mend: a full disk, most of all.
+
+    Args:
+        what: What is written, in words.
+
+    Raises:
+        InputError: In place of OSError and TensorFlow's errors.
+    """
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        # TensorFlow: "{{node}} temporary file; what went wrong [Op:name]".
+        first = re.sub(r" \[Op:\w+\]", "", first.rpartition("; ")[2])
+        tip = "the same command goes on from the last checkpoint."
+        raise InputError("out", f"a disk that takes {what}", first, tip) from error
+
+
+def remove_seeds(folder):
+    """Removes a folder's seed-N folders, and itself when nothing else is in it.
+
+    Args:
+        folder: pathlib.Path; may be absent.
+    """
+    for path in folder.glob("seed-*"):
+        shutil.rmtree(path)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def write_whole(path, data):
@@ -180,7 +219,13 @@ def save_weights(out, seed, model):
     arrays = {f"v{i:05d}": v.numpy() for i, v in enumerate(_variables(model))}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    write_whole(pathlib.Path(out) / f"weights-{seed}.npz", buffer.getvalue())
+    with writing("the weights"):
+        write_whole(weights_file(out, seed), buffer.getvalue())
+
+
+def weights_file(folder, seed):
+    """pathlib.Path of a run's final weights."""
+    return pathlib.Path(folder) / f"weights-{seed}.npz"
 
 
 def load_weights(folder, seed, model):
@@ -188,18 +233,17 @@ def load_weights(folder, seed, model):
 
     Args:
         folder: Folder of the earlier run.
-        seed: Run to take; if the folder holds a single run, that one whatever its seed.
+        seed: Seed of the earlier run, and of this one. With another seed, what is held out here may
+            have been trained on there.
         model: Keras model of the same shapes.
 
     Raises:
         InputError: No such run, or a model of other shapes.
     """
-    files = sorted(pathlib.Path(folder).glob("weights-*.npz"))
-    own = [path for path in files if path.name == f"weights-{seed}.npz"]
-    if not own and len(files) != 1:
-        found = ", ".join(path.name for path in files)
-        raise InputError("init", f"a folder with weights-{seed}.npz", f"{folder} with {found}")
-    with np.load((own or files)[0]) as archive:
+    if not weights_file(folder, seed).exists():
+        expected = f"the folder of a finished run of seed {seed}"
+        raise InputError("init", expected, f"{folder}, without weights-{seed}.npz")
+    with np.load(weights_file(folder, seed)) as archive:
         arrays = [archive[name] for name in sorted(archive.files)]
     variables = _variables(model)
     shapes, wanted = [a.shape for a in arrays], [tuple(v.shape) for v in variables]
@@ -237,10 +281,11 @@ def write_summary(out, settings, rows, memory, dense_bytes, command):
     """
     summary = _summary(settings, rows, memory, dense_bytes, command)
     picture = pathlib.Path(out) / "accuracy.png"
-    accuracy_curves({_label(summary): curves(rows)}, picture)
-    # Last, so that a folder with a summary is a finished run.
-    text = json.dumps(summary, indent=2) + "\n"
-    write_whole(pathlib.Path(out) / "summary.json", text.encode())
+    with writing("the results"):
+        accuracy_curves({_label(summary): curves(rows)}, picture)
+        # Last, so that a folder with a summary is a finished run.
+        text = json.dumps(summary, indent=2) + "\n"
+        write_whole(pathlib.Path(out) / "summary.json", text.encode())
     return summary
 
 

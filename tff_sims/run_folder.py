@@ -6,15 +6,16 @@ import fcntl
 import json
 import os
 import pathlib
-import shutil
 
 from omc.errors import InputError
 from tff_sims.checkpoints import latest_round
-from tff_sims.results import versions, write_whole
+from tff_sims.results import remove_seeds, versions, write_whole
 
-# Settings that change no result.
-_FREE = ("checkpoint_seconds", "tensorboard")
+# Settings that change no result; weights to start from are told by what they are.
+_FREE = ("checkpoint_seconds", "tensorboard", "init")
 _OWN = ("settings.json", "summary.json", "rounds.csv", "accuracy.png", "weights-*.npz")
+_OWN_FOLDERS = ("checkpoints", "tensorboard")
+_HALF_WRITTEN = ("rounds.csv_temp*", ".*.json.part", ".rounds.csv.part", ".weights-*.npz.part")
 
 
 class RunFolder:
@@ -50,6 +51,7 @@ class RunFolder:
             if restart:
                 self._clear()
             self._compare(settings)
+            self._remove(_HALF_WRITTEN)  # By a program that was killed.
             yield
         finally:
             os.close(lock)
@@ -69,24 +71,30 @@ class RunFolder:
 
     def drop_checkpoints(self):
         """Removes the checkpoints; a finished run needs none."""
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        remove_seeds(self.path / "checkpoints")
 
     def _clear(self):
         # The settings go last: without them the folder would look like somebody else's.
-        for pattern in reversed(_OWN):
+        for name in _OWN_FOLDERS:
+            remove_seeds(self.path / name)
+        self._remove(reversed(_OWN))
+
+    def _remove(self, patterns):
+        for pattern in patterns:
             for path in self.path.glob(pattern):
                 path.unlink()
-        for name in ("checkpoints", "tensorboard"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
 
     def _compare(self, settings):
         path = self.path / "settings.json"
-        ours = dataclasses.asdict(settings)
+        ours = {**dataclasses.asdict(settings), **settings.digests()}
         ours.update({f"version of {name}": text for name, text in versions().items()})
         if not path.exists():
-            if (self.path / "summary.json").exists() or (self.path / "rounds.csv").exists():
+            names = ("summary.json", "rounds.csv", *_OWN_FOLDERS)
+            there = [name for name in names if (self.path / name).exists()]
+            if there:
                 expected = "a folder that is new or holds a run with its settings.json"
-                raise InputError("out", expected, str(self.path), "--restart begins anew in it.")
+                got = f"{self.path}, in which there is {there[0]}"
+                raise InputError("out", expected, got, "choose another folder.")
             write_whole(path, (json.dumps(ours, indent=2) + "\n").encode())
             return
         theirs = json.loads(path.read_text("utf-8"))

@@ -1,6 +1,7 @@
 """Everything that decides a simulation, and what is allowed."""
 
 import dataclasses
+import hashlib
 import math
 import os
 import tempfile
@@ -9,12 +10,14 @@ from typing import Optional
 import omc
 from omc.errors import OmcError
 from omc.formats import Format
+from tff_sims.results import weights_file
 from tff_sims.tasks import TASKS
 
 METHODS = ("fp32", "omc")
 ROUNDINGS = ("nearest", "stochastic")
 UPLINKS = ("weights", "update")
 TRANSFORMS = ("pvt", "none")
+_FLAGS = ("out", "workers")  # Those that are no settings.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +102,17 @@ class Settings:
             "seed": seed,
         }
 
+    def digests(self):
+        """SHA-256s of data and weights to start from that lie in folders, a dict; None without."""
+        digest, files = getattr(TASKS[self.task], "digest", None), []
+        if self.init is not None:
+            files = [weights_file(self.init, seed) for seed in self.seeds]
+        weights = b"".join(path.read_bytes() for path in files)
+        return {
+            "data": digest(self.domain) if digest else None,
+            "weights of init": hashlib.sha256(weights).hexdigest() if files else None,
+        }
+
     def make_task(self, seed):
         """The `Task` of one run.
 
@@ -135,6 +149,14 @@ def check(settings, out):
 def refusal(flag, expected, got):
     """The line that refuses a flag."""
     return f"--{flag}: expected {expected}, but got {got!r}."
+
+
+def as_line(error):
+    """An `OmcError` as one line for the user, who knows arguments as flags."""
+    argument = error.argument
+    flag = f"--{argument}" if argument in (*Settings.__dataclass_fields__, *_FLAGS) else argument
+    got = error.got if isinstance(error.got, str) else repr(error.got)
+    return f"{flag}: expected {error.expected}, but got {got}. {error.tip}".strip()
 
 
 def _wrong_name(settings):
@@ -186,23 +208,20 @@ def _wrong_number(settings):
 
 
 def _wrong_init(settings):
-    if settings.init is not None and not _has_weights(settings.init):
-        expected = "the folder of a finished run, with its weights-SEED.npz"
-        return refusal("init", expected, settings.init)
+    if settings.init is None:
+        return None
+    for seed in settings.seeds:
+        path = weights_file(settings.init, seed)
+        if not path.exists():
+            return refusal("init", f"the folder of a finished run, with {path.name}", settings.init)
     return None
-
-
-def _has_weights(folder):
-    return os.path.isdir(folder) and any(
-        name.startswith("weights-") and name.endswith(".npz") for name in os.listdir(folder)
-    )
 
 
 def _wrong_task(settings):
     try:
         task = settings.make_task(settings.seed)
     except OmcError as error:
-        return refusal(error.argument, error.expected, error.got)
+        return as_line(error)
     if settings.clients_per_round > task.num_clients:
         return refusal(
             "clients_per_round",

@@ -27,9 +27,9 @@ if __name__ == "__main__":
     few_heaps()
 
 # Not in main(): TensorFlow imported while absl runs an app would not be eager inside Keras.
-from omc.errors import InputError, OmcError, WorkerError  # noqa: E402
+from omc.errors import OmcError, WorkerError  # noqa: E402
 from omc.learning.links import close_links, open_links  # noqa: E402
-from tff_sims.settings import Settings, check  # noqa: E402
+from tff_sims.settings import Settings, as_line, check  # noqa: E402
 from tff_sims.simulation import simulate  # noqa: E402
 from tff_sims.tasks import TASKS  # noqa: E402
 
@@ -101,8 +101,8 @@ def _define_flags():
     string("domain", "Part of the task's world to train and test on, " + _by_task("domains"))
     string(
         "init",
-        "Folder of a finished run: start from its final float32 weights, of the same seed (or of "
-        "the only one), in place of random ones.",
+        "Folder of a finished run: start from its final float32 weights, of the same seed, in "
+        "place of random ones.",
     )
     number("learning_rate", "Rate of the clients' optimizer; the task's by default.")
     integer(
@@ -190,7 +190,7 @@ def main(argv):
         try:
             close_links(open_links(_FLAGS.workers))
         except OmcError as error:
-            _fail(_line(error))
+            _fail(as_line(error))
     logging.set_verbosity(logging.WARNING)  # Keras and TFF tell more than a user wants to read.
     command = " ".join(["python -m tff_sims.simulate", *sys.argv[1:]])
     try:
@@ -203,10 +203,10 @@ def main(argv):
             restart=_FLAGS.restart,
             workers=_FLAGS.workers,
         )
-    except InputError as error:
-        _fail(_line(error))
     except WorkerError as error:
-        _fail(_line(error), status=1)
+        _fail(as_line(error), status=1)
+    except OmcError as error:
+        _fail(as_line(error))
     spread = f" ± {summary['accuracy_std']:.3f}" if settings.repeats > 1 else ""
     print(f"held-out accuracy {summary['accuracy']:.3f}{spread}; results in {_FLAGS.out}")
 
@@ -220,10 +220,6 @@ def _parse(argv):
 
 def _wants_help(argv):
     return any(argument.lstrip("-").startswith("help") for argument in argv[1:])
-
-
-def _line(error):
-    return f"--{error.argument}: expected {error.expected}, but got {error.got}. {error.tip}"
 
 
 def _fail(message, status=2):

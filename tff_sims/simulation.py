@@ -3,7 +3,9 @@
 import math
 import time
 
-from omc.errors import WorkerError
+from absl import logging
+
+from omc.errors import OmcError, WorkerError
 from omc.learning import traffic
 from tff_sims.checkpoints import Checkpoints, Progress
 from tff_sims.client_process import measure_client
@@ -199,12 +201,16 @@ def _without_answer(before, after):
 
 
 def _client_memory(settings, task):
-    """Peak memory of one client alone; one with most examples."""
-    return measure_client(
-        settings.task,
-        settings.task_arguments(settings.seed),
-        settings.policy_arguments(settings.seed),
-        task.largest_client,
-        settings.learning_rate or task.learning_rate,
-        settings.uplink,
-    )
+    """Peak memory of one client alone, one with most examples; None where that fails."""
+    try:
+        return measure_client(
+            settings.task,
+            settings.task_arguments(settings.seed),
+            settings.policy_arguments(settings.seed),
+            task.largest_client,
+            settings.learning_rate or task.learning_rate,
+            settings.uplink,
+        )
+    except OmcError as error:  # Hours of training are not to be lost for it.
+        logging.warning("the summary goes without a client's memory: %s", error)
+        return None

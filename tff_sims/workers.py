@@ -8,9 +8,12 @@ a trusted network, or behind a firewall through an SSH tunnel (docs/workers.md).
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import time
+
+import psutil
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -46,7 +49,10 @@ def serve(count, port, host):
         print("Ctrl-C ends them.", flush=True)
         while len(running := workers()) == count:
             time.sleep(0.5)
-        alive = [argument for worker in running for argument in worker.cmdline()]
+        alive = []
+        for worker in running:
+            with contextlib.suppress(psutil.Error):  # It may die this very moment.
+                alive += worker.cmdline()
         return [
             address
             for address, number in zip(addresses, ports, strict=True)

@@ -73,7 +73,7 @@ def sources(root: pathlib.Path, packages: tuple[str, ...] = PACKAGES) -> list[st
 
 
 def room(path: str) -> str:
-    """Returns the place in the house that a file belongs to: "omc/keras/wrap.py" is "omc.keras"."""
+    """Returns the place in the house of a file: "omc/keras/saving.py" is "omc.keras"."""
     parts = pathlib.PurePosixPath(path).with_suffix("").parts
     if parts[0] == "omc" and parts[1] not in ("__init__", "__main__"):
         return f"omc.{parts[1]}"

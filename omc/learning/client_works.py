@@ -27,11 +27,14 @@ class LocalOptimizer:
             optimizer: `tff.learning.optimizers.Optimizer`.
         """
         self._optimizer = optimizer
-        gradient, start = tf.constant([0.5, -0.25]), tf.constant([64.0, -32.0])
+        none, gradient, start = tf.zeros([2]), tf.constant([0.5, -0.25]), tf.constant([64.0, -32.0])
         slot = optimizer.initialize(tf.TensorSpec([2], tf.float32))
-        _, update = optimizer.next(slot, tf.zeros([2]), gradient)
+        _, update = optimizer.next(slot, none, gradient)
         _, moved = optimizer.next(slot, start, gradient)
-        self._reads_weights = bool(tf.reduce_any(tf.abs(moved - start - update) > 1e-4))
+        _, decayed = optimizer.next(slot, start, none)  # However little the decay is.
+        self._reads_weights = bool(
+            tf.reduce_any(tf.abs(moved - start - update) > 1e-4) or tf.reduce_any(decayed != start)
+        )
 
     def initialize(self, variable):
         """State of the optimizer for one variable."""

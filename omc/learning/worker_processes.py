@@ -108,8 +108,7 @@ def _free(ports):
     with contextlib.ExitStack() as held:
         found = []
         for port in ports:
-            family = socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET
-            listener = held.enter_context(socket.socket(family))
+            listener = held.enter_context(_socket())
             if port:  # Past connections of a worker would hold it for a minute.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -118,6 +117,13 @@ def _free(ports):
                 raise InputError("port", "a free port", f"{port} ({error})") from None
             found.append(listener.getsockname()[1])
     return found
+
+
+def _socket():
+    try:
+        return socket.socket(socket.AF_INET6)
+    except OSError:  # The kernel may have been told to do without, whatever Python knows of.
+        return socket.socket(socket.AF_INET)
 
 
 def _start(port):

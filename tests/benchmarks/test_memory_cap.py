@@ -27,10 +27,11 @@ def test_a_process_that_waits_forever_is_out_of_memory():
 @pytest.mark.parametrize(
     "outcomes, status",
     [
-        (("out of memory in step 1", "trained 2 steps", "trained 2 steps"), 0),
+        (("out of memory in step 1", "out of memory while building", "trained 2 steps"), 0),
+        (("out of memory in step 1", "trained 2 steps", "trained 2 steps"), 1),
         (("trained 2 steps", "trained 2 steps", "trained 2 steps"), 1),
-        (("out of memory in step 1", "trained 2 steps", "out of memory in step 1"), 1),
-        (("failed in step 1", "trained 2 steps", "trained 2 steps"), 1),
+        (("out of memory in step 1",) * 3, 1),
+        (("failed in step 1", "out of memory in step 1", "trained 2 steps"), 1),
     ],
 )
 def test_only_the_whole_claim_exits_with_0(monkeypatch, capsys, outcomes, status):

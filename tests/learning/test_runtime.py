@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import time
 import psutil
 import pytest
 
+from omc.learning import worker_processes
 from omc.learning.worker_processes import MARK
 
 PROGRAM = """
@@ -81,6 +83,19 @@ def test_the_worker_ends_too(mode, sent, status):
     if status is not None:
         assert code == status
     assert gone(worker)
+
+
+def test_ports_are_found_where_the_kernel_does_without_ipv6(monkeypatch):
+    real = socket.socket
+
+    def old(family, *arguments):
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        return real(family, *arguments)
+
+    monkeypatch.setattr(socket, "socket", old)
+    ports = worker_processes._free([None, None])
+    assert len(set(ports)) == 2 and min(ports) > 0
 
 
 def marked_workers(mark):

@@ -200,6 +200,22 @@ def test_group_norm_is_keras_own_over_what_is_valid(over_time):
         assert_near(found[example][valid[example]], want)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_comes_close(kind):
+    x = speech(2, 40)
+    expected = build(kind)(x)
+    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = build(kind)
+        found = [model(x)]
+        if kind == "streaming":
+            found.append(in_chunks(model, tf.constant(x), [8] * 5, model.step))
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    for logits in found:
+        np.testing.assert_allclose(tf.cast(logits, tf.float32), expected, atol=0.05)
+
+
 def test_seeds_decide_the_initial_weights():
     first, same, other = (build("whole", seed=seed).get_weights() for seed in (1, 1, 2))
     kernels = [index for index, weight in enumerate(first) if weight.ndim > 1]

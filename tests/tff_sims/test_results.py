@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from models import mlp
-from omc.errors import InputError
+from omc.errors import InputError, OmcError
+from tff_sims import simulation
 from tff_sims.results import (
     Releases,
     Round,
@@ -19,7 +20,6 @@ from tff_sims.results import (
     write_summary,
 )
 from tff_sims.settings import Settings
-from tff_sims.simulation import stops_early
 
 MEMORY = {"peak_bytes": 1, "process_peak_bytes": 2}
 
@@ -70,6 +70,27 @@ def test_a_round_without_evaluation_has_no_metrics(tmp_path):
     assert curves(rows) == [[(2, 0.5, 3.0)]]
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), tf.errors.OpError])
+def test_a_full_disk_is_one_line_whatever_is_written(error, tmp_path, monkeypatch):
+    releases = Releases(tmp_path, Settings(), [])
+    if not isinstance(error, OSError):
+        error = tf.errors.ResourceExhaustedError(None, None, "{{node}} x; No space left on device")
+
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr(releases._csv, "release", full)
+    monkeypatch.setattr("tff_sims.results.write_whole", full)
+    for write in (
+        lambda: releases.release(row(1)),
+        lambda: Releases(tmp_path, Settings(), [row(1)]),
+        lambda: save_weights(tmp_path, 0, mlp()),
+    ):
+        with pytest.raises(InputError, match="No space left on device") as caught:
+            write()
+        assert caught.value.argument == "out" and "node" not in str(caught.value)
+
+
 def test_tensorboard_gets_every_round_of_every_seed(tmp_path):
     settings = Settings(repeats=2, tensorboard=True)
     releases = Releases(tmp_path, settings, [row(1), row(2, math.nan, metrics={})])
@@ -106,7 +127,7 @@ def test_a_summary_is_about_evaluated_rounds_warm_rounds_and_answers(tmp_path):
 def test_a_run_stops_at_its_target_or_when_it_is_no_better():
     def stops(accuracies, **changes):
         rows = [row(number, accuracy) for number, accuracy in enumerate(accuracies, 1)]
-        return stops_early(rows, Settings(**changes))
+        return simulation.stops_early(rows, Settings(**changes))
 
     assert not stops([0.1, 0.9, 0.2])
     assert not stops([]) and not stops([], target=0.1, stop_after=1)
@@ -119,13 +140,21 @@ def test_a_run_stops_at_its_target_or_when_it_is_no_better():
 def test_weights_start_another_run(tmp_path):
     source, target = mlp(seed=1), mlp(seed=2)
     save_weights(tmp_path, 3, source)
-    load_weights(tmp_path, 7, target)  # The only ones there are.
+    load_weights(tmp_path, 3, target)
     for ours, theirs in zip(source.get_weights(), target.get_weights()):
         np.testing.assert_array_equal(ours, theirs)
-    save_weights(tmp_path, 4, target)
     with pytest.raises(InputError, match="weights-7.npz"):
-        load_weights(tmp_path, 7, target)
+        load_weights(tmp_path, 7, target)  # Its held-out data may be what seed 3 trained on.
     with pytest.raises(InputError, match="init"):
         load_weights(tmp_path, 3, mlp(width=8))
     with pytest.raises(InputError, match="12 variables|10 variables"):
         load_weights(tmp_path, 3, mlp(depth=5))
+
+
+def test_results_go_without_a_measurement_that_fails(monkeypatch):
+    def killed(*_):
+        raise OmcError("client process", "a measurement", "no output")
+
+    monkeypatch.setattr(simulation, "measure_client", killed)
+    task = Settings().make_task(0)
+    assert simulation._client_memory(Settings(), task) is None

@@ -1,5 +1,6 @@
 """Arrays kept on disk, with a checksum beside them."""
 
+import contextlib
 import fcntl
 import hashlib
 import io
@@ -41,19 +42,26 @@ def arrays(name, make):
     found = _read(path)
     if found is not None:
         return found
-    try:
+    with _writing():
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = open(path.with_suffix(".lock"), "w", encoding="utf-8")
-    except OSError as error:
-        tip = "set OMC_CACHE to a folder of yours."
-        raise ArtifactError("cache", "a folder that can be written", str(error), tip) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = _read(path)  # Another process may have made it meanwhile.
         if found is None:
             found = make()
-            _write(path, found)
+            with _writing():
+                _write(path, found)
         return found
+
+
+@contextlib.contextmanager
+def _writing():
+    try:
+        yield
+    except OSError as error:
+        tip = "set OMC_CACHE to a folder of yours."
+        raise ArtifactError("cache", "a folder that can be written", str(error), tip) from error
 
 
 def _sums(path):
@@ -73,6 +81,9 @@ def _read(path):
 
 
 def _write(path, content):
+    for left in path.parent.glob(f"{path.name}.*"):
+        if left.suffix[1:].isdigit():  # Of a process that was killed while it wrote.
+            left.unlink()
     buffer = io.BytesIO()
     np.savez(buffer, **content)
     data = buffer.getvalue()

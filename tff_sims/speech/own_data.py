@@ -1,7 +1,9 @@
 """A user's own recordings as a corpus: a folder of wav files, or a TFF `ClientData`."""
 
+import hashlib
 import pathlib
 import struct
+import unicodedata
 
 import numpy as np
 from scipy.io import wavfile
@@ -22,8 +24,8 @@ def from_folder(folder, test_speakers=None):
             alphabetical order, at least one.
 
     Returns:
-        `corpus.Corpus`; speakers are numbered in alphabetical order. Transcripts are in lower case,
-        with single blanks. Of several channels the mean is taken.
+        `corpus.Corpus`; speakers are numbered in alphabetical order. Transcripts are in lower case
+        and Unicode's form NFC, with single blanks. Of several channels the mean is taken.
 
     Raises:
         InputError: No such folder, fewer than two speakers, a recording that cannot be read, has no
@@ -31,7 +33,7 @@ def from_folder(folder, test_speakers=None):
     """
     folder = pathlib.Path(folder)
     speakers = sorted(path for path in folder.glob("*") if path.is_dir())
-    spoken = {path.name: [_read(wav) for wav in sorted(path.rglob("*.wav"))] for path in speakers}
+    spoken = {path.name: [_read(wav) for wav in _recordings(path)] for path in speakers}
     spoken = {name: utterances for name, utterances in spoken.items() if utterances}
     if len(spoken) < 2:
         found = f"{len(spoken)} in {str(folder)!r}"
@@ -59,9 +61,24 @@ def from_client_data(client_data, rate, test_speakers=None):
     for client in sorted(client_data.client_ids):
         examples = client_data.create_tf_dataset_for_client(client).as_numpy_iterator()
         spoken[client] = [_example(example, client, rate) for example in examples]
+    spoken = {client: utterances for client, utterances in spoken.items() if utterances}
     if len(spoken) < 2:
-        raise InputError("client_data", "two or more clients", len(spoken), _TIP)
+        raise InputError("client_data", "two or more clients with examples", len(spoken), _TIP)
     return _corpus(spoken, test_speakers)
+
+
+def digest(folder):
+    """SHA-256 of a folder's recordings and transcripts, with their names: tells whether it changed.
+
+    Args:
+        folder: As in `from_folder`.
+    """
+    found = hashlib.sha256()
+    for wav in _recordings(pathlib.Path(folder)):
+        for path in (wav, wav.with_suffix(".txt")):
+            data = path.read_bytes()
+            found.update(f"{path.relative_to(folder)} {len(data)} ".encode() + data)
+    return found.hexdigest()
 
 
 def vocabulary(corpus):
@@ -76,10 +93,14 @@ def vocabulary(corpus):
     return tuple(sorted({word for text in corpus.transcripts for word in text.split()}))
 
 
+def _recordings(folder):
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".wav")
+
+
 def _read(wav):
     try:
         rate, samples = wavfile.read(wav)
-        transcript = wav.with_suffix(".txt").read_text(encoding="utf-8")
+        transcript = wav.with_suffix(".txt").read_text(encoding="utf-8-sig")
     except (OSError, ValueError, struct.error) as error:
         expected = "recordings that can be read, each with a transcript"
         raise InputError("folder", expected, f"{str(wav)!r} ({error})", _TIP) from error
@@ -95,7 +116,8 @@ def _example(example, client, rate):
 
 
 def _utterance(samples, transcript, rate, where):
-    transcript = " ".join(transcript.lower().split())
+    # Equal words have to be equal strings, whichever editor wrote their accents.
+    transcript = " ".join(unicodedata.normalize("NFC", transcript.lower()).split())
     if not transcript or not len(samples):
         raise InputError("transcript", "words and sound", f"{transcript!r} at {where!r}", _TIP)
     samples = np.asarray(samples)

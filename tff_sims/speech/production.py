@@ -17,6 +17,7 @@ import tempfile
 import numpy as np
 
 from omc.errors import OmcError
+from tff_sims.machine import end_with_parent
 from tff_sims.speech import features
 from tff_sims.speech.utterances import Specification, utterance
 
@@ -86,6 +87,7 @@ def _make_speaker(specification, speaker):
 
 def main():
     """Makes the speakers of one worker, as the JSON of its argument tells."""
+    end_with_parent()
     arguments, worker, workers, folder = json.loads(sys.argv[1])
     specification = Specification(**arguments)
     for speaker in range(worker, len(specification.sizes), workers):

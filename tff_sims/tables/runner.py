@@ -4,23 +4,21 @@ A job that was killed, alone or with this program, goes on where it stopped when
 given again: finished jobs are kept, and a simulation resumes from its own checkpoints.
 """
 
-import ctypes
 import dataclasses
 import functools
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
 
+from tff_sims.machine import end_with_parent
 from tff_sims.tables.clock import Clock, clock_text
 from tff_sims.tables.folder import Record
 
 _POLL = 0.2  # Seconds between two looks at the running jobs.
 _SHOW = 20.0  # Seconds between two lines about one.
 _ROUNDS = re.compile(rb"^\[(\d+)/(\d+)\]", re.MULTILINE)  # How a simulation tells of its rounds.
-_PR_SET_PDEATHSIG = 1  # Linux: the signal that a child gets when its parent dies.
 
 
 @dataclasses.dataclass
@@ -236,5 +234,5 @@ def _shares(number):
 
 def _before_exec(cores):
     # A table that is killed must not leave a job behind that the next one would run beside.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent()
     os.sched_setaffinity(0, cores)

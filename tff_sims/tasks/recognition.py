@@ -50,7 +50,8 @@ class Recognition(Task):
         features, transcripts = self.utterances(client)
         order = np.argsort([len(utterance) for utterance in features], kind="stable")
         chunks = [order[i : i + _BATCH] for i in range(0, len(order), _BATCH)]
-        order = np.concatenate([chunks[i] for i in _spread(len(chunks))])
+        full = len(order) // _BATCH  # One that is not stays last: the others remain whole so.
+        order = np.concatenate([*(chunks[i] for i in _spread(full)), *chunks[full:]])
         x, targets = self._batch([features[i] for i in order], [transcripts[i] for i in order])
         data = tf.data.Dataset.from_tensor_slices((x, targets)).batch(_BATCH)
         return data.map(_trim).repeat(self.epochs)

@@ -21,12 +21,16 @@ def recordings(seed=0, split=None, alpha=0.5, clients=None, domain=None):
         keep to that, so that they can start from a model of it; otherwise their own words.
 
     Raises:
-        InputError: No folder, or as `own_data.from_folder` and `splits.split`.
+        InputError: No folder, or as `own_data.from_folder` (which then names `domain`) and
+            `splits.split`.
     """
     del alpha
     if not domain:
         raise InputError("domain", "a folder of recordings", domain)
-    made = own_data.from_folder(domain)
+    try:
+        made = own_data.from_folder(domain)
+    except InputError as error:  # The user knows the folder by the name of our argument.
+        raise InputError("domain", error.expected, error.got, error.tip) from error
     words = own_data.vocabulary(made)
     if set(words) <= set(text.VOCABULARY):
         words = text.VOCABULARY
@@ -34,3 +38,4 @@ def recordings(seed=0, split=None, alpha=0.5, clients=None, domain=None):
 
 
 recordings.splits, recordings.domains = SPLITS, None
+recordings.digest = own_data.digest

@@ -4,6 +4,7 @@ import collections
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_federated as tff
 from scipy.io import wavfile
 
@@ -53,6 +54,17 @@ def test_all_kinds_of_wav_are_read(folder, kind):
     assert np.corrcoef(after.ravel(), before.ravel())[0, 1] > (0.8 if kind == "bytes" else 0.9999)
 
 
+def test_all_kinds_of_text_are_read(folder):
+    before = own_data.from_folder(folder)
+    day = folder / "amy" / "day0"
+    (day / "a.txt").write_bytes("\ufeffGo caf\u00e9".encode())  # As Notepad writes it.
+    (folder / "eve" / "day0" / "a.txt").write_bytes("cafe\u0301".encode())
+    (day / "a.wav").rename(day / "a.WAV")
+    after = own_data.from_folder(folder)
+    assert after.transcripts == ["go caf\u00e9", "stop now", "stop", "caf\u00e9"]
+    np.testing.assert_array_equal(after.features[0], before.features[0])
+
+
 def test_folders_are_refused(folder, tmp_path):
     for break_it, message in (
         (lambda: (folder / "bob" / "day0" / "a.txt").write_text(" "), "words and sound"),
@@ -85,6 +97,22 @@ def test_client_data_becomes_the_same_corpus(folder):
     assert corpus.transcripts == ["stop", "go"] and corpus.test.tolist() == [False, True]
     for found, own in zip(corpus.features, expected[2:]):
         np.testing.assert_allclose(found, own, atol=1e-5)
+
+
+def test_clients_without_examples_are_no_speakers():
+    samples = synthesize("go", Voice())
+    examples = {name: {"audio": [samples], "transcript": ["go"]} for name in ("amy", "bob")}
+    examples["zoe"] = {"audio": np.zeros([0, 5], np.int16), "transcript": np.zeros([0], object)}
+
+    def dataset(client):
+        return tf.data.Dataset.from_tensor_slices(examples[client])
+
+    class Clients:
+        client_ids = list(examples)
+        create_tf_dataset_for_client = staticmethod(dataset)
+
+    corpus = own_data.from_client_data(Clients(), RATE)
+    assert corpus.speakers.tolist() == [0, 1] and corpus.test.tolist() == [False, True]
 
 
 def test_client_data_without_transcripts_is_refused():
