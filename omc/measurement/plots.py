@@ -59,7 +59,7 @@ def error_curves(panels, path, label):
 
     Args:
         panels: Dict of title -> dict of label -> list of curves (one a seed), each a list of
-            (round, error, megabytes up to that round). The mean is drawn over the seeds' spread.
+            (round, error, megabytes up to that round). Drawn is the mean over the seeds.
         path: File to write.
         label: Name of the error.
     """
@@ -74,11 +74,9 @@ def error_curves(panels, path, label):
             errors = [[point[1] for point in curve[: len(rounds)]] for curve in curves]
             megabytes = [[point[2] for point in curve[: len(rounds)]] for curve in curves]
             mean = [sum(column) / len(column) for column in zip(*errors)]
-            low, high = ([pick(column) for column in zip(*errors)] for pick in (min, max))
             across = [sum(column) / len(column) for column in zip(*megabytes)]
             for axes, x in ((left, rounds), (right, across)):
                 axes.plot(x, mean, color=color, label=name, linewidth=1.6, marker=".")
-                axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
         left.set_title(title, loc="left", fontsize=10)
         left.set_ylabel(label)
         left.set_xlabel("round")
@@ -87,20 +85,22 @@ def error_curves(panels, path, label):
     _finish(figure, list(grid.flat), path)
 
 
-def error_over_bits(series, path, label):
-    """Draws errors against the bits of a stored weight, with the range over the seeds.
+def difference_over_bits(series, path, label):
+    """Draws differences against the bits of a stored weight, with the range over the seeds.
 
     Args:
-        series: Dict of name -> list of (bits, mean error, lowest, highest).
+        series: Dict of name -> list of (bits, mean difference, lowest, highest).
         path: File to write.
-        label: Name of the error.
+        label: Name of the difference.
     """
     figure, axes = plt.subplots(figsize=(6.5, 4))
-    for name, points in series.items():
+    axes.axhline(0, color="black", linewidth=0.8)
+    for index, (name, points) in enumerate(series.items()):
         bits, mean, low, high = zip(*points)
         below = [m - value for m, value in zip(mean, low)]
         above = [value - m for m, value in zip(mean, high)]
-        axes.errorbar(bits, mean, [below, above], marker="o", capsize=3, label=name)
+        aside = [value + 0.25 * (index - (len(series) - 1) / 2) for value in bits]
+        axes.errorbar(aside, mean, [below, above], marker="o", capsize=3, label=name)
     axes.set_xticks(sorted({point[0] for points in series.values() for point in points}))
     axes.set_xlabel("bits of a quantized weight")
     axes.set_ylabel(label)

@@ -24,7 +24,7 @@ def main():
     out = pathlib.Path(flags.pop("out"))
     out.mkdir(parents=True, exist_ok=True)
     (out / "cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
-    start = flags.pop("init", None)
+    start, command = flags.pop("init", None), sys.argv[1:]
     if start is not None:
         assert (pathlib.Path(start) / f"weights-{flags['seed']}.npz").exists(), start
     fail = os.environ.get("STUB_FAIL")
@@ -33,6 +33,7 @@ def main():
     rng = random.Random(json.dumps(flags))
     share = 1.0 if flags.get("method") == "fp32" else BITS.get(flags.get("format"), 32) / 32
     figures = {"accuracy": rng.uniform(0.5, 0.9), "method": flags.get("method")}
+    figures.update(init=start, command=" ".join(command))
     if flags["task"] == "speech":
         figures["wer"] = 1 - figures["accuracy"]
     if sys.argv[2].endswith("simulate"):
@@ -56,8 +57,8 @@ def memory(flags, share):
 
 
 def rounds(flags, out, rng, share):
-    checkpoint, total, rows = out / "checkpoint", int(flags["rounds"]), []
-    done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    trained, total, rows = out / "trained", int(flags["rounds"]), []
+    done = len(trained.read_text().splitlines()) if trained.exists() else 0
     for number in range(1, total + 1):
         evaluated = number == total or number % int(flags["evaluate_every"]) == 0
         rows.append(
@@ -70,9 +71,8 @@ def rounds(flags, out, rng, share):
         )
         if number > done:
             time.sleep(float(os.environ.get("STUB_SECONDS", 0)))
-            with open(out / "trained", "a") as file:
+            with open(trained, "a") as file:  # One write: a kill comes before or after it.
                 file.write(f"{number}\n")
-            checkpoint.write_text(str(number))
             print(f"[{number}/{total}] seed {flags['seed']}", flush=True)
     with open(out / "rounds.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -129,7 +129,8 @@ def target_grid(table, found):
         if target.key == "error":
             points, percent = target.limit
             known = row["relative"] is not None
-            measured = known and f"{row['difference']:+.2f} points, {row['relative']:+.1f} %"
+            points_above, percent_above = _plain(row["difference"], 2), _plain(row["relative"], 1)
+            measured = known and f"{points_above:+.2f} points, {percent_above:+.1f} %"
             met = known and (row["difference"] <= points or row["relative"] <= percent)
             what = f"{of}: {table.metric} above {section.baseline} ({baseline})"
             wanted = f"at most {points:g} points, or {percent:g} %"
@@ -206,4 +207,9 @@ def _std(values):
 def _with_spread(mean, spread, spec):
     if mean is None:
         return None
-    return f"{mean:{spec}}" + (f" ± {spread:.2f}" if spread is not None else "")
+    return f"{_plain(mean, 2):{spec}}" + (f" ± {spread:.2f}" if spread is not None else "")
+
+
+def _plain(value, digits):
+    """Rounded, and never -0; None stays."""
+    return None if value is None else round(value, digits) + 0.0

@@ -1,4 +1,4 @@
-"""Pictures of a table: error over rounds, over bytes, and over the bits of a weight."""
+"""Pictures of a table: error over rounds and over bytes, difference over the bits of a weight."""
 
 import statistics
 
@@ -27,7 +27,7 @@ def draw(table, told, rows, out):
     points = {name: part for name, part in points.items() if part}
     if points:
         names.append(f"{table.name}-bits.png")
-        plots.error_over_bits(points, out / names[-1], label)
+        plots.difference_over_bits(points, out / names[-1], f"{table.metric} points above FP32")
     return names
 
 
@@ -46,10 +46,14 @@ def _curves(part, rows):
 
 
 def _points(part, told):
-    """List of (bits, mean error, lowest, highest) over the seeds, by bits."""
-    points = []
-    for bits, run in part:
-        errors = [job["summary"]["error"] for job in told["runs"].get(run, {}).values()]
-        if errors:
-            points.append((bits, statistics.fmean(errors), min(errors), max(errors)))
+    """List of (bits, mean, lowest, highest) of the difference to the most bits, seed by seed."""
+    errors = {
+        bits: {seed: job["summary"]["error"] for seed, job in told["runs"].get(run, {}).items()}
+        for bits, run in part
+    }
+    most, points = errors[max(errors)], []
+    for bits, of_seeds in errors.items():
+        above = [error - most[seed] for seed, error in of_seeds.items() if seed in most]
+        if above:
+            points.append((bits, statistics.fmean(above), min(above), max(above)))
     return sorted(points)

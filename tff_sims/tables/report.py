@@ -16,6 +16,7 @@ from tff_sims.tables.clock import clock_text
 from tff_sims.tables.grid import Grid
 
 _MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+_LOCAL = ("command", "init")  # Of a summary: they name folders of this machine.
 _ROUND_FIELDS = ("run", "seed", "round", "error", "megabytes")
 
 
@@ -82,7 +83,7 @@ def _job(run, seed, folder, summary):
         "seconds": round(record.seconds, 1) if record else 0.0,
         "cpu_seconds": round(record.cpu_seconds, 1) if record else 0.0,
         "cores": record.cores if record else None,
-        "summary": {key: value for key, value in summary.items() if key != "command"},
+        "summary": {key: value for key, value in summary.items() if key not in _LOCAL},
     }
 
 
@@ -227,7 +228,7 @@ def _source(told):
     versions = ", ".join(f"{package} {version}" for package, version in told["versions"].items())
     machine = told["machine"]
     lines = [
-        f"`{told['command']}` — {told['title']}; seeds {', '.join(map(str, told['seeds']))}; "
+        f"`{told['command']}` — {told['title']}; "
         f"{told['finished']} of {told['wanted']} runs, {clock_text(told['seconds'])} of computing; "
         f"{machine['processor']}, {machine['cores']} cores, {machine['cores_a_run']} for each run; "
         f"{versions}."
