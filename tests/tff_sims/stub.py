@@ -48,7 +48,9 @@ def main():
             versions={"omc": "0", "tensorflow": "2"},
         )
         (out / f"weights-{flags['seed']}.npz").write_bytes(b"weights")
-    (out / "summary.json").write_text(json.dumps(figures))
+    part = out / "summary.part"  # Like the real one's: there whole or not at all.
+    part.write_text(json.dumps(figures))
+    part.rename(out / "summary.json")
 
 
 def memory(flags, share):
