@@ -97,8 +97,14 @@ def test_forward_and_gradients_equal_plain_keras(build, graph):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-@pytest.mark.parametrize("build", [dense_model, conv_model, fallback_model])
+@pytest.mark.parametrize(
+    "build, optimizer",
+    [
+        *((dense_model, name) for name in ("sgd", "momentum", "adam")),
+        (conv_model, "momentum"),
+        (fallback_model, "adam"),
+    ],
+)
 def test_one_fit_step_equals_plain_keras_to_a_code_step(build, optimizer):
     """After a step each weight is the plain one, rounded to the nearest code."""
     make = {
