@@ -78,7 +78,7 @@ TASKS = {
         # Half the task's rate, as a schedule would: steps that are large for a trained model
         # scatter its error by more than formats do.
         full=Scale(100, 50, 25, 8, 5, (0, 1, 2), learning_rate=0.001),
-        quick=Scale(0, 2, 1, 4, 1, (0,)),
+        quick=Scale(60, 3, 2, 4, 1, (0,)),
     ),
     "keywords": Subject(
         metric="error",

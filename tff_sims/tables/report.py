@@ -134,7 +134,7 @@ def _heading(told):
     if told["quick"]:
         lines.append(
             "QUICK FORM: one seed, few rounds, fewer rows. It shows that everything works and what "
-            "bytes there are; its errors are those of untrained models."
+            "bytes there are; its errors are those of models that have hardly learnt."
         )
     lines.append(
         f"{told['metric']} in percent of the quantized model that a client would hold, mean ± "
