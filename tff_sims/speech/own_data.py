@@ -32,9 +32,7 @@ def from_folder(folder, test_speakers=None):
             transcript or no words, or a test speaker that is none of the speakers.
     """
     folder = pathlib.Path(folder)
-    speakers = sorted(path for path in folder.glob("*") if path.is_dir())
-    spoken = {path.name: [_read(wav) for wav in _recordings(path)] for path in speakers}
-    spoken = {name: utterances for name, utterances in spoken.items() if utterances}
+    spoken = {name: [_read(wav) for wav in wavs] for name, wavs in _recordings(folder).items()}
     if len(spoken) < 2:
         found = f"{len(spoken)} in {str(folder)!r}"
         raise InputError("folder", "two or more speakers' folders of wav files", found, _TIP)
@@ -74,8 +72,8 @@ def digest(folder):
         folder: As in `from_folder`.
     """
     found = hashlib.sha256()
-    for wav in _recordings(pathlib.Path(folder)):
-        for path in (wav, wav.with_suffix(".txt")):
+    for wavs in _recordings(pathlib.Path(folder)).values():
+        for path in (path for wav in wavs for path in (wav, wav.with_suffix(".txt"))):
             data = path.read_bytes()
             found.update(f"{path.relative_to(folder)} {len(data)} ".encode() + data)
     return found.hexdigest()
@@ -94,7 +92,13 @@ def vocabulary(corpus):
 
 
 def _recordings(folder):
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".wav")
+    """Speaker -> wav files, both in alphabetical order; only speakers that have some."""
+    found = {
+        speaker.name: sorted(p for p in speaker.rglob("*") if p.suffix.lower() == ".wav")
+        for speaker in sorted(folder.glob("*"))
+        if speaker.is_dir()
+    }
+    return {name: wavs for name, wavs in found.items() if wavs}
 
 
 def _read(wav):

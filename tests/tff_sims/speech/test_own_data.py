@@ -65,6 +65,16 @@ def test_all_kinds_of_text_are_read(folder):
     np.testing.assert_array_equal(after.features[0], before.features[0])
 
 
+def test_what_is_no_speakers_recording_counts_for_nothing(folder):
+    before, known = own_data.from_folder(folder), own_data.digest(folder)
+    (folder / "stray.wav").write_bytes(b"RIFF")  # In no speaker's folder, without a transcript.
+    (folder / "amy" / "notes.md").write_text("mine")
+    assert own_data.from_folder(folder).transcripts == before.transcripts
+    assert own_data.digest(folder) == known
+    (folder / "amy" / "day0" / "a.txt").write_text("go right")
+    assert own_data.digest(folder) != known
+
+
 def test_folders_are_refused(folder, tmp_path):
     for break_it, message in (
         (lambda: (folder / "bob" / "day0" / "a.txt").write_text(" "), "words and sound"),
