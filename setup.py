@@ -23,7 +23,8 @@ def _readme() -> str:
 # metadata demands a jaxlib that is no longer published, so pip cannot resolve this extra by itself:
 # install from requirements/lock.txt (`make setup`), or resolve with requirements/overrides.txt.
 _TFF = ['tensorflow-federated==0.87.0; python_version < "3.12"', "grpcio"]
-_SIMS = [*_TFF, "scikit-learn", "scipy", "matplotlib", "memray", "espeakng-loader", "jiwer"]
+_SIMS = [*_TFF, "scikit-learn", "scipy", "matplotlib", "pillow", "memray", "espeakng-loader"]
+_SIMS += ["jiwer"]
 _TEST = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "gfloat==0.5.2", "ruff"]
 
 setuptools.setup(

@@ -36,6 +36,41 @@ def test_resnet20_s_shortcuts_add_nothing_of_their_own():
     np.testing.assert_allclose(model(x), padded @ kernel + bias, rtol=1e-4, atol=1e-5)
 
 
+def test_resnet8_has_the_weights_of_the_benchmark_apart_from_biases():
+    biases = (3 * 16 + 2 * 32 + 2 * 64) + (32 + 64)
+    statistics = 2 * (3 * 16 + 2 * 32 + 2 * 64)
+    assert models.resnet8(norm="batch").count_params() == 78_666 - biases
+    assert models.resnet8(norm="group").count_params() == 78_666 - biases - statistics == 77_850
+
+
+def test_resnet8_names_its_kernels_first_to_last():
+    model = models.resnet8((16, 16, 3), classes=4)
+    assert [layer.name for layer in model.layers if hasattr(layer, "kernel")] == [
+        "stem",
+        *(f"stage1_{name}" for name in ("conv1", "conv2")),
+        *(f"stage{n}_{name}" for n in (2, 3) for name in ("conv1", "conv2", "shortcut")),
+        "logits",
+    ]
+    assert models.resnet8().layers[1].name == "stem"  # Of every model, not the first alone.
+    x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    assert model(x).shape == (2, 4)
+
+
+def test_resnet8_s_blocks_add_to_their_shortcuts():
+    model = models.resnet8((16, 16, 3), norm="group")
+    for layer in model.layers:
+        if layer.name.endswith(("conv1", "conv2")):
+            layer.kernel.assign(tf.zeros_like(layer.kernel))
+    x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    maps = tf.keras.Model(model.inputs, model.layers[3].output)(x)  # relu(norm(stem(x)))
+    for stage in (2, 3):
+        kernel = model.get_layer(f"stage{stage}_shortcut").kernel[0, 0]
+        maps = tf.nn.relu(maps[:, ::2, ::2] @ kernel)
+    kernel, bias = model.get_layer("logits").weights
+    expected = tf.reduce_mean(maps, (1, 2)) @ kernel + bias
+    np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", SPEECH)
 def test_keyword_models_take_clips(name):
     model = SPEECH[name](classes=7, features=40)
@@ -56,8 +91,8 @@ def test_the_lstm_skips_padding():
 
 @pytest.mark.parametrize(
     "build",
-    [models.resnet20, models.keyword_cnn, models.keyword_lstm],
-    ids=["resnet20", "keyword_cnn", "keyword_lstm"],
+    [models.resnet8, models.resnet20, models.keyword_cnn, models.keyword_lstm],
+    ids=["resnet8", "resnet20", "keyword_cnn", "keyword_lstm"],
 )
 def test_seeds_decide_the_initial_weights(build):
     first, same, other = (build(seed=seed).get_weights() for seed in (1, 1, 2))
@@ -68,7 +103,9 @@ def test_seeds_decide_the_initial_weights(build):
         assert not np.array_equal(first[index], other[index])
 
 
-@pytest.mark.parametrize("build", [models.resnet20, models.keyword_cnn, normalization])
+@pytest.mark.parametrize(
+    "build", [models.resnet8, models.resnet20, models.keyword_cnn, normalization]
+)
 def test_unknown_norms_are_refused(build):
     with pytest.raises(ValueError, match="'layer'"):
         functools.partial(build, norm="layer")()

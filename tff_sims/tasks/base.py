@@ -92,6 +92,15 @@ class Classification(Task):
         data = tf.data.Dataset.from_tensor_slices(self.examples(client))
         return data.repeat(self.epochs).batch(self.batch_size)
 
+    def training_data(self, clients=None):
+        """Several clients' (features, labels) as one, for training without a federation.
+
+        Args:
+            clients: Sequence of clients; None for all.
+        """
+        chosen = range(self.num_clients) if clients is None else clients
+        return tuple(np.concatenate(arrays) for arrays in zip(*map(self.examples, chosen)))
+
     def build_model(self):
         """As in `Task`."""
         return self.build()
