@@ -1,0 +1,179 @@
+"""What each variable of a model takes and loses in each format, measured with the real codec."""
+
+import functools
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from omc.codecs import Codec
+from omc.errors import InputError
+from omc.keras import CompressedVariable
+from omc.keras.wrapping import variables_of
+from omc.mixed_precision import sensitivities
+from omc.mixed_precision.hutchinson import traces
+from omc.policies import VariableSpec
+
+
+class Measured:
+    """Tables of bytes and losses, each measured when it is first asked for.
+
+    Only names, shapes and numbers are kept of the model's variables, never a variable.
+
+    Attributes:
+        formats: Tuple of Format, narrowest first: the columns of every table.
+        plan: Tuple of PlannedVariable, before anything is allocated.
+        members: Dict of name -> places in the plan, of the variables that a policy quantizes: the
+            lines of every table. Those of equal name share a line, for a policy tells variables
+            apart by their names.
+    """
+
+    def __init__(self, model, formats, policy, hessian, coded_nbytes):
+        """Plans; measures nothing yet.
+
+        Args:
+            model: A built `tf.keras.Model`.
+            formats: Tuple of Format, narrowest first.
+            policy: `Policy` that tells which variables are quantized.
+            hessian: Dict of arguments for `traces`.
+            coded_nbytes: Function (buffer, codec) -> bytes on the wire.
+        """
+        self._model, self._hessian, self._coded_nbytes = model, hessian, coded_nbytes
+        self.formats = formats
+        self.plan = policy.candidates([VariableSpec.of(v) for v in variables_of(model)])
+        self.members = {}
+        for place, planned in enumerate(self.plan):
+            if planned.partial:
+                self.members.setdefault(planned.spec.name, []).append(place)
+
+    def table(self, values):
+        """Lines of a dict place -> [formats]: the sums over each line's places, an array."""
+        return np.array([np.sum([values[p] for p in ps], axis=0) for ps in self.members.values()])
+
+    @property
+    def counts(self):
+        """Tuple with the weights of each line."""
+        return tuple(sum(map(self._count, places)) for places in self.members.values())
+
+    @functools.cached_property
+    def places(self):
+        """List of the places that are in the tables."""
+        return sum(self.members.values(), [])
+
+    @functools.cached_property
+    def stored(self):
+        """Dict of place -> bytes that `wrap` stores, int64 [formats]; [1] outside of the tables."""
+        return {
+            place: np.array([codec.nbytes for codec in self._codecs(place)])
+            if place in self.places
+            else np.array([_stored(planned)])
+            for place, planned in enumerate(self.plan)
+        }
+
+    @functools.cached_property
+    def coded(self):
+        """Dict of place -> bytes on the wire, likewise; what is left as it is crosses raw."""
+        return {
+            place: np.array(self._coded_in(place, codecs) if codecs else [_stored(planned)])
+            for place, planned in enumerate(self.plan)
+            for codecs in [self._codecs(place)]
+        }
+
+    @functools.cached_property
+    def traces(self):
+        """Dict of place -> trace of the Hessian, of the variables in the tables."""
+        variables = variables_of(self._model)
+        found = traces(self._model, [variables[place] for place in self.places], **self._hessian)
+        return dict(zip(self.places, found))
+
+    @functools.cached_property
+    def errors(self):
+        """Dict of place -> float64 [formats], ||W - W_hat||^2."""
+        return {
+            place: np.array([_squared_error(values, codec) for codec in self._codecs(place)])
+            for place in self.places
+            for values in [self._values(place)]
+        }
+
+    def losses(self, sensitivity):
+        """Dict of place -> float64 [formats], by the name of a sensitivity."""
+        wanted = sensitivities.named(sensitivity)
+        bits = np.array([fmt.bits for fmt in self.formats], float)
+        return {
+            place: wanted.losses(
+                self.errors[place] if wanted.errors else None,
+                self.traces[place] if wanted.traces else None,
+                self._count(place),
+                bits,
+            )
+            for place in self.places
+        }
+
+    def _count(self, place):
+        return int(np.prod(self.plan[place].spec.shape, dtype=np.int64))
+
+    def _codecs(self, place):
+        """Codecs of every format; outside of the tables of the planned one, if any."""
+        planned = self.plan[place]
+        if place not in self.places:
+            return [planned.codec] if planned.codec else []
+        return [
+            Codec(fmt, planned.spec.shape, planned.transform and not fmt.is_fp32)
+            for fmt in self.formats
+        ]
+
+    def _values(self, place):
+        """Dense values of one variable."""
+        variable = variables_of(self._model)[place]
+        packed = isinstance(variable, CompressedVariable)
+        values = variable.decode() if packed else variable.read_value()
+        if not tf.reduce_all(tf.math.is_finite(values)):
+            got = f"NaN or Inf in {self.plan[place].spec.name!r}"
+            raise InputError("model", "finite weights", got)
+        return values
+
+    def _coded_in(self, place, codecs):
+        """Bytes on the wire of one variable under each codec."""
+        values = self._values(place)
+        return [
+            _counted(self._coded_nbytes(codec.encode(values).numpy(), codec)) for codec in codecs
+        ]
+
+
+def entropy_nbytes(buffer, codec):
+    """Bytes of an ideal memoryless coder: the order-0 entropy of the codes, and the transform.
+
+        ceil(sum_c n_c log2(n / n_c) / 8),   n_c the count of code c among n codes
+
+    A stand-in where no coder is named. A real coder also sends its model, so it may take more; one
+    that knows neighbours may take less.
+
+    Args:
+        buffer: uint8 [nbytes], as `codec` writes it.
+        codec: `Codec`; FP32 counts as it is.
+    """
+    if codec.format.is_fp32 or not codec.count:
+        return codec.nbytes
+    _, counts = np.unique(codec.codes(buffer).numpy(), return_counts=True)
+    bits = float(np.sum(counts * np.log2(codec.count / counts)))
+    planes = Codec(codec.format, codec.shape, transform=False).nbytes
+    return math.ceil(bits / 8) + codec.nbytes - planes
+
+
+def _stored(planned):
+    return planned.spec.dense_bytes if planned.codec is None else planned.codec.nbytes
+
+
+def _squared_error(values, codec):
+    difference = (codec.decode(codec.encode(values)) - values).numpy().astype(np.float64)
+    return float(np.square(difference, out=difference).sum())
+
+
+def _counted(nbytes):
+    try:
+        whole = int(nbytes)
+    except (TypeError, ValueError):
+        whole = -1
+    if whole < 0 or whole != nbytes:
+        raise InputError("coded_nbytes", "a function that returns a count of bytes", nbytes)
+    return whole

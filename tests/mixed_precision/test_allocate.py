@@ -1,0 +1,246 @@
+"""omc.allocate: the best formats, as a policy for any such model, with a report that is true."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import omc
+from omc.errors import FormatError, InputError, InputTypeError, ModelError
+from omc.keras import CompressedVariable
+from omc.mixed_precision import STRATEGIES, Allocation, Allocator, Solution, allocate
+from omc.policies import VariableSpec
+from tests.mixed_precision.problems import problem, tried
+from tests.mixed_precision.sample import ALLOCATOR, BATCH, CROSS_ENTROPY, MODEL, build
+
+L = tf.keras.layers
+
+
+def squared_error(kernel, fmt):
+    difference = omc.decompress(omc.compress(kernel, fmt)).numpy() - kernel.numpy()
+    return float(np.sum(difference.astype(np.float64) ** 2))
+
+
+def test_errors_are_those_of_the_codec_and_the_best_is_found():
+    policy = ALLOCATOR.allocate(bits=3.4)
+    kernels = [v for v in MODEL.variables if "kernel" in v.name]
+    formats = ALLOCATOR._measured.formats
+    losses = [[squared_error(kernel, fmt) for fmt in formats] for kernel in kernels]
+    counts = [int(tf.size(k)) for k in kernels]
+    costs = np.outer(counts, [fmt.bits for fmt in formats])
+    all_of_them = tried(problem(losses, (costs, int(3.4 * sum(counts)))))
+    assert policy.loss == pytest.approx(min(all_of_them.values()), rel=1e-6)
+    assert policy.optimal and policy.bound == pytest.approx(policy.loss)
+    for name in STRATEGIES:
+        other = ALLOCATOR.allocate(bits=3.4, strategy=name)
+        assert other.bound <= policy.loss <= other.loss * (1 + 1e-12)
+
+
+def test_any_formats_may_be_mixed():
+    formats = ["FP32", "S1E3M7", "S1E2M3", "INT4", "int4", omc.Format.parse("INT2")]
+    policy = allocate(MODEL, bits=20, formats=formats)
+    assert policy.budgets[0].used <= 20
+    model = omc.wrap(build(), policy)
+    assert omc.memory_report(model).stored_bytes == policy.stored_bytes
+    assert set(policy.widths.values()) > {"FP32"}
+    everything = allocate(MODEL, bits=32, formats=formats)
+    assert set(everything.widths.values()) == {"FP32"} and everything.loss == 0
+
+
+def test_the_policy_says_what_is_allocated_and_how():
+    base = omc.Policy("INT8", overrides={"*conv*": "INT8"}, rounding="nearest", seed=7)
+    policy = allocate(build(), bits=2, policy=base)
+    assert (policy.rounding, policy.seed) == ("nearest", 7)
+    assert set(policy.widths.values()) == {"INT2"} and len(policy.widths) == 2
+    model = omc.wrap(build(), policy)
+    assert "INT8" in {r.format for r in omc.memory_report(model).rows if "conv" in r.name}
+    everything = omc.Policy("INT8", weight_matrices_only=False)
+    assert len(allocate(MODEL, bits=4, policy=everything).widths) > 3
+
+
+def test_bare_codes_have_errors_of_their_own():
+    bare = omc.Policy("INT8", transform=None)
+    policy = allocate(MODEL, bits=8, policy=bare, formats=["S1E3M4", "INT8"])
+    assert set(policy.widths.values()) == {"S1E3M4"}  # Bare integers round small weights to 0.
+    assert omc.memory_report(omc.wrap(build(), policy)).stored_bytes == policy.stored_bytes
+
+
+def test_it_fits_any_model_of_the_architecture_whatever_its_names():
+    policy = ALLOCATOR.allocate(bits=3.4)
+    tf.keras.backend.clear_session()
+    first, second = build(), build()  # "dense" again, and "dense_2".
+    for model in (first, second):
+        omc.wrap(model, policy)
+    formats = [
+        [v.codec.format.name for v in m.variables if isinstance(v, CompressedVariable)]
+        for m in (first, second)
+    ]
+    assert formats == [list(policy.widths.values())] * 2 and len(set(formats[0])) > 1
+    other = tf.keras.Sequential([tf.keras.Input((4,)), L.Dense(9), L.Dense(9)])
+    with pytest.raises(InputError, match="`overrides`"):
+        omc.wrap(other, policy)
+
+
+def test_it_lives_through_save_and_load(tmp_path):
+    policy = ALLOCATOR.allocate(bits=3.4)
+    model = omc.wrap(build(), policy)
+    omc.save(model, tmp_path / "m.omc")
+    for fresh in (build(seed=1), omc.wrap(build(seed=1), policy)):
+        omc.load(tmp_path / "m.omc", fresh)
+        assert omc.memory_report(fresh).stored_bytes == policy.stored_bytes
+        for got, expected in zip(fresh.variables, model.variables):
+            np.testing.assert_array_equal(got.numpy(), expected.numpy())
+
+
+def test_it_trains():
+    model = omc.wrap(build(), ALLOCATOR.allocate(bits=4))
+    model.compile("adam", CROSS_ENTROPY)
+    model.fit(*BATCH[0], epochs=2, verbose=0)
+    assert omc.memory_report(model).stored_bytes == ALLOCATOR.allocate(bits=4).stored_bytes
+
+
+def test_wrapped_models_are_allocated_from_their_stored_values():
+    model = omc.wrap(build(), "INT3")
+    policy = allocate(model, bits=3)
+    assert policy.loss < 1e-4 * ALLOCATOR.allocate(bits=3).loss  # They are on INT3's grid.
+    hessian = allocate(model, bits=3.3, data=BATCH, loss=CROSS_ENTROPY, probes=1)
+    assert hessian.sensitivity == "hessian_error"
+    assert len([row for row in hessian.rows if row.trace is not None]) == 3
+
+
+def test_variables_of_one_name_share_a_format():
+    inner = [tf.keras.Sequential([tf.keras.Input((9,)), L.Dense(9, name="d")]) for _ in range(2)]
+    model = tf.keras.Sequential([tf.keras.Input((9,)), *inner, L.Dense(30, name="last")])
+    names = [v.name for v in model.variables]
+    assert names.count("d/kernel:0") == 2
+    policy = allocate(model, stored_bytes=600)
+    assert len(policy.widths) == 2
+    report = omc.memory_report(omc.wrap(model, policy))
+    assert report.stored_bytes == policy.stored_bytes <= 600
+    shared = [row.loss for row in policy.rows if row.name == "d/kernel"]
+    assert len(set(shared)) == 2  # Each has its own error.
+    assert policy.loss == pytest.approx(sum(r.loss for r in policy.rows if r.loss is not None))
+
+
+def test_names_with_wildcards_mean_themselves():
+    model = tf.keras.Sequential([tf.keras.Input((9,)), L.Dense(9, name="a"), L.Dense(9)])
+    specs = [VariableSpec.of(v) for v in model.variables]
+    strange = [s._replace(name=f"[{i}]*/kernel") for i, s in enumerate(specs)]
+    policy = omc.Policy(
+        "INT8", overrides={omc.mixed_precision.allocation.pattern("[0]*/kernel"): "INT4"}
+    )
+    assert [p.format.name for p in policy.candidates(strange)][0] == "INT4"
+    assert [p.format.name for p in policy.candidates(strange)][2] == "INT8"
+
+
+@pytest.mark.parametrize("sensitivity", ["hessian", "hessian_error", "hasb_printed", "hasb_code"])
+def test_objectives_of_the_hessian(sensitivity):
+    allocator = Allocator(MODEL, data=BATCH, loss=CROSS_ENTROPY, probes=2)
+    policy = allocator.allocate(bits=4, sensitivity=sensitivity)
+    error = allocator._measured.errors
+    for place, row in enumerate(policy.rows):
+        if row.loss is None:
+            continue
+        bits, n = int(row.format[3:]), np.prod(row.shape)
+        expected = {
+            "hessian": abs(row.trace) / 4**bits,
+            "hessian_error": abs(row.trace) / n * error[place][bits - 2],
+            "hasb_printed": row.trace / n * bits,
+            "hasb_code": -row.trace / n * bits,
+        }[sensitivity]
+        assert row.loss == pytest.approx(expected)
+    positive = all(row.trace > 0 for row in policy.rows if row.trace is not None)
+    if sensitivity == "hasb_printed" and positive:
+        assert set(policy.widths.values()) == {"INT2"}  # What it is to be warned of.
+
+
+def test_data_makes_the_hessian_count_and_the_seed_decides():
+    arguments = dict(bits=4, data=BATCH, loss=CROSS_ENTROPY, probes=1)
+    first, again = (allocate(MODEL, seed=3, **arguments) for _ in range(2))
+    other = allocate(MODEL, seed=4, **arguments)
+    assert (
+        first.sensitivity == "hessian_error" and ALLOCATOR.allocate(bits=4).sensitivity == "error"
+    )
+    assert first.rows == again.rows != other.rows
+
+
+def test_the_model_is_left_as_it_is():
+    model = build()
+    before = [v.numpy() for v in model.variables]
+    allocate(model, bits=3, wire_bytes=10**6, data=BATCH, loss=CROSS_ENTROPY, probes=1)
+    for variable, value in zip(model.variables, before):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    omc.wrap(model, "INT8")  # And nothing holds its variables, or wrap would have to say so.
+
+
+def test_the_table_shows_every_variable_and_every_sum():
+    policy = ALLOCATOR.allocate(bits=3.4, wire_bytes=4200)
+    text = str(policy)
+    assert all(v.name.split(":")[0] in text for v in MODEL.variables)
+    assert f"{policy.stored_bytes:,}" in text and "exact, proven least" in text
+    assert f"bits: {policy.budgets[0].used:.4g} of 3.4" in text and "of 4,200" in text
+    assert "none below" in str(ALLOCATOR.allocate(bits=3.4, strategy="greedy"))
+    assert json.loads(json.dumps(policy.as_dict()))["stored_bytes"] == policy.stored_bytes
+    assert "widths=" in repr(policy)
+
+
+def test_the_picture(tmp_path):
+    ALLOCATOR.allocate(bits=3.4).plot(tmp_path / "widths.png")
+    ALLOCATOR.allocate(bits=3.4).plot(tmp_path / "widths.svg", most=1)
+    assert (tmp_path / "widths.png").stat().st_size > 5000
+    assert b"<svg" in (tmp_path / "widths.svg").read_bytes()
+
+
+def test_a_strategy_of_ones_own():
+    def narrowest(problem):
+        return Solution((0,) * len(problem.counts))
+
+    policy = ALLOCATOR.allocate(bits=3, strategy=narrowest)
+    assert policy.strategy == "narrowest" and set(policy.widths.values()) == {"INT2"}
+
+
+@pytest.mark.parametrize(
+    "error, argument, arguments",
+    [
+        (InputError, "bits", {}),
+        (InputTypeError, "bits", dict(bits="3")),
+        (InputError, "bits", dict(bits=float("nan"))),
+        (InputError, "stored_bytes", dict(stored_bytes=-1)),
+        (InputTypeError, "wire_bytes", dict(wire_bytes=True)),
+        (InputTypeError, "step_peak", dict(peak_bytes=10**9)),
+        (InputError, "strategy", dict(bits=3, strategy="best")),
+        (InputError, "sensitivity", dict(bits=3, sensitivity="taste")),
+        (InputError, "data", dict(bits=3, sensitivity="hessian")),
+        (InputError, "loss", dict(bits=3, data=BATCH)),
+        (FormatError, "format", dict(bits=3, formats=["INT9"])),
+        (InputError, "formats", dict(bits=3, formats=[])),
+        (InputTypeError, "formats", dict(bits=3, formats="INT2")),
+        (InputTypeError, "policy", dict(bits=3, policy=3)),
+        (InputError, "policy", dict(bits=3, policy=omc.Policy("INT8", fraction=0.5))),
+        (InputError, "policy", dict(bits=3, policy="FP32")),
+        (InputTypeError, "coded_nbytes", dict(bits=3, coded_nbytes=3)),
+        (InputError, "coded_nbytes", dict(wire_bytes=9000, coded_nbytes=lambda b, c: 0.5)),
+    ],
+)
+def test_mistakes(error, argument, arguments):
+    with pytest.raises(error) as caught:
+        allocate(MODEL, **arguments)
+    assert caught.value.argument == argument
+
+
+def test_models_that_cannot_be_allocated():
+    with pytest.raises(InputTypeError, match="`model`"):
+        allocate("model", bits=3)
+    with pytest.raises(ModelError, match="a built model"):
+        allocate(tf.keras.Sequential([L.Dense(3)]), bits=3)
+    model = build()
+    model.layers[-1].kernel.assign(np.nan * model.layers[-1].kernel)
+    with pytest.raises(InputError, match="NaN or Inf in"):
+        allocate(model, bits=3)
+
+
+def test_an_allocation_is_a_policy():
+    policy = ALLOCATOR.allocate(bits=3)
+    assert isinstance(policy, Allocation) and isinstance(policy, omc.Policy)
+    assert omc.Policy.of(policy) is policy
