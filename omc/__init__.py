@@ -10,11 +10,13 @@
 
 import importlib
 
+from omc import nested
 from omc.compressed import CompressedTensor, compress, decompress
 from omc.errors import ArtifactError, OmcError
 from omc.formats import Format
-from omc.keras import export, load, recompute, save, wrap
+from omc.keras import at_width, calibrate, export, load, nest, recompute, save, wrap
 from omc.measurement import memory_report
+from omc.mixed_precision import allocate
 from omc.policies import Policy
 from omc.version import __version__
 
@@ -25,6 +27,9 @@ __all__ = [
     "OmcError",
     "Policy",
     "__version__",
+    "allocate",
+    "at_width",
+    "calibrate",
     "compress",
     "decompress",
     "export",
@@ -32,6 +37,8 @@ __all__ = [
     "load",
     "measurement",
     "memory_report",
+    "nest",
+    "nested",
     "recompute",
     "save",
     "wrap",

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -23,12 +24,16 @@ import safetensors
 import safetensors.numpy
 import tensorflow as tf
 
+from omc import coding
 from omc.codecs import Codec
 from omc.errors import ArtifactError, InputTypeError
-from omc.formats import Format
+from omc.formats import FP32, Format
 
-VERSION = 1
-"""Version of the container that is written; older ones are read, newer ones refused."""
+VERSION = 2
+"""Newest version of the container. Only files with coded tensors need it; others are of 1."""
+
+LIMIT = 1 << 30
+"""Bytes that the coded tensors of a file may take once decoded, unless the reader knows better."""
 
 _VERSION = re.compile(rb'"omc_artifact":"([0-9]{1,9})"')
 # Fixed width, so that digest and size can be put in when the file is complete.
@@ -77,12 +82,13 @@ class Artifact:
     properties: dict = dataclasses.field(default_factory=dict)
 
 
-def write(path, artifact):
+def write(path, artifact, coded=False):
     """Writes an artifact, atomically.
 
     Args:
         path: File, str or os.PathLike; an old one is replaced, through a link too.
         artifact: `Artifact`.
+        coded: Whether buffers and float32 values go through `omc.coding` where that is shorter.
 
     Raises:
         InputTypeError: `path` is no path, or a variable holds strings.
@@ -90,9 +96,13 @@ def write(path, artifact):
     """
     path = checked_path(path)
     tensors, table = _packed(artifact.entries)
-    content = json.dumps({"entries": table, "properties": artifact.properties})
+    content = {"entries": table, "properties": artifact.properties}
+    names = _encode(tensors, table) if coded else []
+    if names:
+        content["coded"] = names
+    content = json.dumps(content)
     metadata = {
-        "omc_artifact": str(VERSION),
+        "omc_artifact": str(VERSION if names else 1),
         "kind": artifact.kind,
         "checksum": _BLANK,
         "content": base64.b64encode(zlib.compress(content.encode(), 9)).decode(),
@@ -106,12 +116,13 @@ def write(path, artifact):
         os.replace(temporary, path)
 
 
-def read(path, kind):
+def read(path, kind, limit=LIMIT):
     """Reads an artifact, checking every byte.
 
     Args:
         path: File, str or os.PathLike.
         kind: The kind that is wanted.
+        limit: Most bytes that its coded tensors may take once decoded; checked before they do.
 
     Returns:
         `Artifact`.
@@ -128,6 +139,7 @@ def read(path, kind):
             metadata = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}
         content = json.loads(zlib.decompress(base64.b64decode(metadata["content"])))
+        _decode(tensors, content, path, limit)
         entries = tuple(_unpacked(content["entries"], tensors))
         found = Artifact(metadata["kind"], entries, content["properties"])
     except ArtifactError:
@@ -245,6 +257,44 @@ def _unpacked(table, tensors):
         count, start = int(np.prod(shape, dtype=np.int64)), starts[key]
         starts[key] += count
         yield Entry(row["name"], shape, None, values[start : start + count].reshape(shape))
+
+
+def _encode(tensors, table):
+    """Codes, in place, the tensors that it shortens; returns their names."""
+    names = []
+    for name, codec in _codecs(table).items():
+        data = coding.encode_buffer(tensors[name].view(np.uint8), codec)
+        if len(data) < tensors[name].nbytes:
+            tensors[name] = np.frombuffer(data, np.uint8)
+            names.append(name)
+    return names
+
+
+def _decode(tensors, content, path, limit):
+    """Restores, in place, the tensors that `_encode` coded."""
+    names = content.get("coded", [])
+    codecs = _codecs(content["entries"]) if names else {}
+    size = sum(codecs[name].nbytes for name in names)
+    if size > limit:
+        expected = f"an artifact of at most {limit} bytes in coded variables"
+        raise ArtifactError("path", expected, f"{path!r}, which says {size}")
+    for name in names:
+        buffer = coding.decode_buffer(tensors[name], codecs[name])
+        tensors[name] = buffer.view(np.float32) if codecs[name].format.is_fp32 else buffer
+
+
+def _codecs(table):
+    """Dict of tensor's name -> the Codec of what can be coded: buffers, joined float32 values."""
+    codecs, values = {}, 0
+    for index, row in enumerate(table):
+        shape = tuple(row["shape"])
+        if "format" in row:
+            codecs[str(index)] = Codec(Format.parse(row["format"]), shape, row["transform"])
+        elif row["dtype"] == "float32":
+            values += math.prod(shape)
+    if values:
+        codecs["float32"] = Codec(FP32, (values,), transform=False)
+    return codecs
 
 
 def _as_dtype(octets, name):

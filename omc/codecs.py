@@ -31,11 +31,14 @@ class Codec:
         format: Format of the codes.
         shape: Shape of the dense tensor, a tuple of ints.
         transform: Whether a per-variable transform (PVT) surrounds the codes.
+        saturates: Whether `add` leaves the scale as it is when a sum goes beyond the range, so that
+            the sum becomes the largest value; for scales that are learned (`omc.keras.nesting`).
     """
 
     format: Format
     shape: tuple
     transform: bool = True
+    saturates: bool = False
 
     @property
     def count(self):
@@ -103,8 +106,8 @@ class Codec:
         """Buffer after `values += sign * delta`, under the kept transform.
 
         The sum is formed in the format's own units, u' + delta/scale, so a delta of 0 gives back
-        the very same code. Only when a sum leaves the range does the scale grow. Elements of delta
-        that are not finite change nothing.
+        the very same code. Only when a sum leaves the range does the scale grow, unless the codec
+        saturates. Elements of delta that are not finite change nothing.
 
         Args:
             buffer: uint8 [nbytes].
@@ -118,7 +121,7 @@ class Codec:
             # -0 + 0 is +0, and TensorFlow flushes subnormals: what does not move keeps its bits.
             return to_bytes(tf.where(tf.equal(delta, 0.0), values, values + delta))
         if self.natively_added and kernels.usable():
-            return kernels.add(buffer, delta, sign, seed, self.format)
+            return kernels.add(buffer, delta, sign, seed, self.format, self.saturates)
         return _shared(self, "_pure_add", buffer, delta, sign, seed)
 
     def _pure_add(self, buffer, delta, sign, seed):
@@ -127,8 +130,8 @@ class Codec:
         # One pass rounds under the transform as it is and marks what does not fit; that is rare.
         codes = _compiled(self, "_moved_codes")(buffer, delta, sign, seed)
         codes = tf.reshape(codes, [-1])  # Here: inside, XLA would write worse loops.
-        if not self.transform:
-            return self._join(_compiled(self, "_planes")(codes))
+        if not self._grows:
+            return self._join(_compiled(self, "_planes")(codes), buffer)
         return tf.cond(
             tf.reduce_max(codes) < 2**self.format.bits,
             lambda: self._join(_compiled(self, "_planes")(codes), buffer),
@@ -160,6 +163,58 @@ class Codec:
             lambda: self.encode(values, seed),
         )
 
+    @property
+    def _grows(self):
+        """Whether `add` widens the scale where a sum leaves the range."""
+        return self.transform and not self.saturates
+
+    def rescale(self, buffer, factor, seed=None):
+        """Buffer of the same values under a scale `factor` times as large, rounded anew.
+
+        Values beyond the new range saturate. It re-rounds every weight, so it is for rare use.
+
+        Args:
+            buffer: uint8 [nbytes], with a transform.
+            factor: float32 [], above 0.
+            seed: As in `encode`.
+        """
+        scale, offset = self.transform_of(buffer)
+        codes = tf.reshape(_compiled(self, "_rescaled_codes")(buffer, factor, seed), [-1])
+        planes = _compiled(self, "_planes")(codes)
+        return self._join(planes, to_bytes(tf.stack([scale * factor, offset])))
+
+    def _rescaled_codes(self, buffer, factor, seed):
+        units = transforms.values_of_codes(self._code_matrix(buffer), self.format, stored=True)
+        return self._round(units * (1.0 / factor), seed)
+
+    def scale_gradient(self, buffer, gradient):
+        """Gradient of a loss for the scale, given that for the decoded values.
+
+            Sum_i g_i * (u'_i - u_i);   g_i * u'_i where code i is the largest (it saturates)
+
+        with u_i what is stored, feedback bits included, and u'_i what a read makes of it: the
+        straight-through gradient of u' = round(v / scale), v held fixed (Double Rounding, arXiv
+        2502.01199, after LSQ). For formats without feedback bits only what saturates counts.
+
+        Args:
+            buffer: uint8 [nbytes].
+            gradient: float32 tensor of `shape`; elements that are not finite count as 0.
+
+        Returns:
+            float32 []. Summed in another order by the native ops, so its last digits may differ.
+        """
+        if kernels.usable():
+            return kernels.scale_gradient(buffer, gradient, self.format)
+        return _shared(self, "_pure_scale_gradient", buffer, gradient)
+
+    def _pure_scale_gradient(self, buffer, gradient):
+        codes, fmt = self._flat_codes(buffer), self.format
+        read = transforms.values_of_codes(codes, fmt)
+        stored = transforms.values_of_codes(codes, fmt, stored=True)
+        slope = tf.where(tf.abs(stored) >= fmt.max, read, read - stored)
+        gradient = _finite(tf.reshape(gradient, [self.count]))
+        return tf.cast(tf.reduce_sum(tf.cast(gradient * slope, tf.float64)), tf.float32)
+
     def codes(self, buffer):
         """Codes of a buffer, int32 tensor of `shape`; not for FP32."""
         return tf.reshape(self._flat_codes(buffer), self.shape)
@@ -189,15 +244,16 @@ class Codec:
         """Codes of the sums as small integers, with one bit more where a sum leaves the range."""
         units, bits = self._sum(buffer, delta, sign), self.format.bits
         codes = tf.bitwise.bitwise_and(self._round(units, seed), 2**bits - 1)
-        if self.transform:
+        if self._grows:
             outside = transforms.is_outside(units, self.format)
             codes += tf.cast(outside, tf.int32) * 2**bits
         return tf.cast(codes, tf.uint8 if bits < 8 else tf.uint16 if bits < 16 else tf.int32)
 
     def _widened(self, buffer, delta, sign, seed):
         """`add` for sums that leave the range: the scale grows, or a sign-less format fits anew."""
-        if not self.transform:
-            return self._join(self._planes(self._round(self._sum(buffer, delta, sign), seed)))
+        if not self._grows:
+            planes = self._planes(self._round(self._sum(buffer, delta, sign), seed))
+            return self._join(planes, buffer)
         factor = _compiled(self, "_growth")(buffer, delta, sign)
         if not self.format.sign_bits:
             lowest = tf.reduce_min(self._sum(buffer, delta, sign))
@@ -258,7 +314,7 @@ class Codec:
             rounded = transforms.values_of_codes(codes, self.format, stored=True)
             return [*planes, transforms.moments(units, rounded)[:, tf.newaxis]]
 
-        parts = _in_chunks(matrix.shape[1], _CHUNK // packing.ROWS, chunk)
+        parts = in_chunks(matrix.shape[1], _CHUNK // packing.ROWS, chunk)
         sums = tf.reduce_sum(parts.pop(), axis=1) if fit else None
         return [tf.reshape(plane, [-1]) for plane in parts], sums
 
@@ -276,7 +332,7 @@ class Codec:
             units = transforms.to_units(_finite(tf.slice(matrix, *where)), scale, 0.0)
             return [transforms.moments(units, tf.slice(rounded, *where))[:, tf.newaxis]]
 
-        (sums,) = _in_chunks(matrix.shape[1], _CHUNK // packing.ROWS, chunk)
+        (sums,) = in_chunks(matrix.shape[1], _CHUNK // packing.ROWS, chunk)
         return [planes], tf.reduce_sum(sums, axis=1)
 
     def _zeros(self, scale):
@@ -404,7 +460,7 @@ def _shared(codec, method, *arguments):
     return graph._omc_functions[key](*arguments)
 
 
-def _in_chunks(length, step, function):
+def in_chunks(length, step, function):
     """A function over ranges of at most `step`, one after the other: little is in memory at once.
 
     Args:
@@ -440,7 +496,7 @@ def _extremes(flat):
         part = _finite(tf.slice(flat, [begin], [size]))
         return [tf.reshape([tf.reduce_min(part), tf.reduce_max(part)], [2, 1])]
 
-    (found,) = _in_chunks(flat.shape[0], _CHUNK, chunk)
+    (found,) = in_chunks(flat.shape[0], _CHUNK, chunk)
     return tf.reduce_min(found[0]), tf.reduce_max(found[1])
 
 

@@ -49,5 +49,9 @@ class ArtifactError(OmcError, ValueError):
     """A file that cannot be written or read, is no whole artifact, or is another model's."""
 
 
+class CodingError(OmcError, ValueError):
+    """Coded bytes that are damaged, too large or newer, or that were coded given something else."""
+
+
 class WorkerError(OmcError, RuntimeError):
     """A TFF worker that does not answer, died, or could not do what it was asked."""

@@ -22,7 +22,15 @@ Integers `INTn`: two's complement, -2^(n-1) .. 2^(n-1) - 1, ties to even, satura
 `SxEyMz+k` and `INTn+k` (ours; "S1E3M5+2", "INT4+4") have k *feedback bits*: codes have k more
 mantissa bits (the integer k more bits), which updates add to and round to. A read rounds them away,
 half away from zero (integers half up), and saturates at the largest value before the "+". What a
-read loses is thus kept for the next update: error feedback, inside `bits`.
+read loses is thus kept for the next update: error feedback, inside `bits`. It is also how a lower
+precision is read out of stored codes (`omc.nested`): INT4+4 is what 4 of INT8's bits say.
+
+`INT1+k` has no code for 0 (mid-rise, after AdaBits, CVPR 2020): a read rounds down and adds half a
+step of what is left, which gives -2^(k-1) or 2^(k-1).
+
+`INTn>>k` and `SxEyMz>>k` are the same codes read by a bare shift: the k bits are cut off (integers
+towards minus infinity, magnitudes towards zero). It is the cheaper, worse read that others use, for
+comparison.
 """
 
 import dataclasses
@@ -32,11 +40,12 @@ import re
 
 from omc.errors import FormatError
 
-_MINIFLOAT = re.compile(r"S([01])E(\d+)M(\d+)(?:\+([1-9]\d*))?")
-_INTEGER = re.compile(r"INT(\d+)(?:\+([1-9]\d*))?")
+_MINIFLOAT = re.compile(r"S([01])E(\d+)M(\d+)(?:(\+|>>)([1-9]\d*))?")
+_INTEGER = re.compile(r"INT(\d+)(?:(\+|>>)([1-9]\d*))?")
 _ALLOWED = (
     "'SxEyMz' with x in 0..1, y in 2..8, z in 0..23, or 'INT2'..'INT8', either with '+k' for k "
-    "feedback bits (z + k up to 23, INT up to 8 in sum), or 'FP32'"
+    "feedback bits (z + k up to 23, INT up to 8 in sum, from 'INT1+1'; '>>k' to cut them off), or "
+    "'FP32'"
 )
 
 
@@ -52,6 +61,7 @@ class Format:
         exponent_bits: y of SxEyMz; 0 for integers.
         mantissa_bits: z + k of SxEyMz+k; bits - 1 for integers.
         feedback_bits: k, the lowest bits of a code, which reads round away.
+        truncates: Whether reads cut them off instead.
     """
 
     name: str
@@ -61,6 +71,7 @@ class Format:
     exponent_bits: int
     mantissa_bits: int
     feedback_bits: int = 0
+    truncates: bool = False
 
     @staticmethod
     def parse(spec):
@@ -142,12 +153,21 @@ class Format:
     @property
     def read_max(self):
         """Largest code magnitude that a read gives: that of `max` without the feedback bits."""
-        return self.max_code >> self.feedback_bits << self.feedback_bits
+        return self.read_offset or self.max_code >> self.feedback_bits << self.feedback_bits
+
+    @property
+    def read_offset(self):
+        """What a read adds after rounding down, for INT1+k; 0 for formats that round to nearest."""
+        mid_rise = self.kind == "int" and self.bits - self.feedback_bits == 1 and not self.truncates
+        return 2 ** (self.feedback_bits - 1) if mid_rise else 0
 
     def _read(self, code):
         if not self.feedback_bits:
             return code
-        steps = (code + 2 ** (self.feedback_bits - 1)) >> self.feedback_bits
+        if self.read_offset:
+            return (code >> self.feedback_bits << self.feedback_bits) + self.read_offset
+        half = 0 if self.truncates else 2 ** (self.feedback_bits - 1)
+        steps = (code + half) >> self.feedback_bits
         return min(steps << self.feedback_bits, self.read_max)
 
     def encode(self, value):
@@ -191,22 +211,23 @@ def _parse_name(spec):
     if name == "FP32":
         return Format("FP32", "fp32", 32, 1, 8, 23)
     if match := _INTEGER.fullmatch(name):
-        width, feedback = int(match[1]), int(match[2] or 0)
+        width, sign, feedback = int(match[1]), match[2], int(match[3] or 0)
         bits = width + feedback
-        if width >= 2 and bits <= 8:
-            return Format(_named(f"INT{width}", feedback), "int", bits, 1, 0, bits - 1, feedback)
+        if width >= 1 and 2 <= bits <= 8:
+            named, shift = _named(f"INT{width}", sign, feedback), sign == ">>"
+            return Format(named, "int", bits, 1, 0, bits - 1, feedback, shift)
     if match := _MINIFLOAT.fullmatch(name):
-        sign, exponent, mantissa, feedback = (int(group or 0) for group in match.groups())
+        sign, exponent, mantissa, feedback = (int(match[group] or 0) for group in (1, 2, 3, 5))
         fine = mantissa + feedback
         if 2 <= exponent <= 8 and fine <= 23:
-            named = _named(f"S{sign}E{exponent}M{mantissa}", feedback)
-            bits = sign + exponent + fine
-            return Format(named, "minifloat", bits, sign, exponent, fine, feedback)
+            named = _named(f"S{sign}E{exponent}M{mantissa}", match[4], feedback)
+            bits, shift = sign + exponent + fine, match[4] == ">>"
+            return Format(named, "minifloat", bits, sign, exponent, fine, feedback, shift)
     raise FormatError("format", _ALLOWED, spec, "for example 'S1E3M7' (11 bits a weight).")
 
 
-def _named(name, feedback_bits):
-    return f"{name}+{feedback_bits}" if feedback_bits else name
+def _named(name, separator, feedback_bits):
+    return f"{name}{separator}{feedback_bits}" if feedback_bits else name
 
 
 FP32 = _parse_name("FP32")

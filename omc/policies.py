@@ -213,9 +213,9 @@ class Policy:
             return PlannedVariable(spec, FP32, "policy format is FP32")
         if spec.dtype != tf.float32:
             return PlannedVariable(spec, FP32, f"{spec.dtype.name}, not float32")
-        if self.weight_matrices_only and not _is_matrix(spec):
+        if self.weight_matrices_only and not is_matrix(spec):
             return PlannedVariable(spec, FP32, "not a weight matrix")
-        if not self.weight_matrices_only and not spec.trainable and not _is_matrix(spec):
+        if not self.weight_matrices_only and not spec.trainable and not is_matrix(spec):
             return PlannedVariable(spec, FP32, "not trainable")
         reason = "quantized" if transform else "quantized without transform"
         planned = PlannedVariable(spec, self.format, reason, partial=True, transform=transform)
@@ -257,7 +257,8 @@ def _int32(value):
     return tf.cast(value, tf.int32)
 
 
-def _is_matrix(spec):
+def is_matrix(spec):
+    """Whether a `VariableSpec` is that of a weight matrix: of rank 2 and more, and no bias."""
     return len(spec.shape) >= 2 and spec.name.rsplit("/", 1)[-1] not in _NOT_MATRICES
 
 

@@ -141,6 +141,10 @@ def values_of_codes(codes, fmt, stored=False):
 
 def _without_feedback(codes, fmt):
     half, low = 2 ** (fmt.feedback_bits - 1), 2**fmt.feedback_bits - 1
+    if fmt.truncates:
+        return tf.bitwise.bitwise_and(codes, ~low)
+    if fmt.read_offset:
+        return tf.bitwise.bitwise_or(tf.bitwise.bitwise_and(codes, ~low), half)
     return tf.minimum(tf.bitwise.bitwise_and(codes + half, ~low), fmt.read_max)
 
 

@@ -21,6 +21,7 @@ HOUSE = (
     "omc.compressed",
     "omc.rows",
     "omc.nested",
+    "omc.coding",
     "omc.policies",
     "omc.artifacts",
     "omc.keras",

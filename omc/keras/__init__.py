@@ -1,9 +1,21 @@
 """Keras: variables stored as codes, and wrap() which puts them into a model."""
 
+from omc.keras.calibration import calibrate, nest
 from omc.keras.exporting import export
+from omc.keras.nesting import at_width
 from omc.keras.recompute import recompute
 from omc.keras.saving import load, save
 from omc.keras.variable import CompressedVariable
 from omc.keras.wrapping import wrap
 
-__all__ = ["CompressedVariable", "export", "load", "recompute", "save", "wrap"]
+__all__ = [
+    "CompressedVariable",
+    "at_width",
+    "calibrate",
+    "export",
+    "load",
+    "nest",
+    "recompute",
+    "save",
+    "wrap",
+]

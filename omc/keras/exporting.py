@@ -106,17 +106,18 @@ def _named(spec, index, taken):
 def _addressed_by_buffers(model):
     """Gives compressed variables their buffer's handle, which a SavedModel can hold, for a while.
 
-    Their own is only an address for gradients, which inference does not need.
+    Their own is only an address for gradients, as is that of a scale that is learned; inference
+    needs none.
     """
     variables = [v for v in model.variables if isinstance(v, CompressedVariable)]
-    handles = [variable._handle for variable in variables]
+    before = [(variable._handle, variable.learned_scale) for variable in variables]
     try:
         for variable in variables:
-            variable._handle = variable.buffer.handle
+            variable._handle, variable.learned_scale = variable.buffer.handle, None
         yield
     finally:
-        for variable, handle in zip(variables, handles):
-            variable._handle = handle
+        for variable, (handle, learned) in zip(variables, before):
+            variable._handle, variable.learned_scale = handle, learned
 
 
 def _make_portable(folder):

@@ -1,19 +1,22 @@
 """save() and load(): a wrapped model's variables as one artifact, packed as they are stored."""
 
+import dataclasses
+
+import numpy as np
 import tensorflow as tf
 from keras.src.mixed_precision.autocast_variable import AutoCastVariable
 
-from omc import artifacts
+from omc import artifacts, nested
 from omc.errors import ArtifactError, InputTypeError, ModelError
 from omc.formats import FP32
-from omc.keras import wrapping
+from omc.keras import nesting, wrapping
 from omc.keras.variable import CompressedVariable
 from omc.policies import PlannedVariable, Policy, VariableSpec
 
 _KIND = "model"
 
 
-def save(model, path):
+def save(model, path, coded=False):
     """Writes a wrapped model's variables to one file, packed as they are stored.
 
     Nothing is decoded: the file holds each buffer byte for byte and every other variable raw, with
@@ -25,6 +28,9 @@ def save(model, path):
     Args:
         model: A model that `wrap` or `load` has wrapped.
         path: File, str or os.PathLike; by custom "*.omc".
+        coded: Whether to code the buffers (`omc.coding`), without loss: a file of about as many
+            bits as they carry, for some nanoseconds a weight at either end. `load` needs no word
+            of it; older versions of OMC refuse such a file.
 
     Raises:
         InputTypeError: `model` is no Keras model, or `path` no path.
@@ -35,7 +41,7 @@ def save(model, path):
     path = artifacts.checked_path(path)
     variables = stored_order(model)
     entries = tuple(_entry(variable) for variable in variables)
-    artifacts.write(path, artifacts.Artifact(_KIND, entries, _properties(variables)))
+    artifacts.write(path, artifacts.Artifact(_KIND, entries, _properties(model, variables)), coded)
 
 
 def load(path, model):
@@ -43,7 +49,8 @@ def load(path, model):
 
     A wrapped model has to store its variables in the artifact's formats. A plain one is wrapped, in
     the artifact's formats and with its rounding. Either way the buffers are then those that were
-    saved, bit for bit. Everything is checked first: an error leaves the model untouched.
+    saved, bit for bit. Everything is checked first: an error leaves the model untouched. A model
+    that was nested is nested again, with its widths and at the width that it was saved at.
 
     Variables are matched by their place in `stored_order`, with shape and dtype; names are not
     compared, for Keras numbers layers anew ("dense_7" for "dense_1"). Optimizer state, and the
@@ -68,10 +75,16 @@ def load(path, model):
         wrapping.check_kind(model)
         _check_built(model)
         wrapping.check_variables(model)
-    artifact = artifacts.read(path, _KIND)
-    _check_match(path, artifact.entries, stored_order(model), plain)
+    artifact = artifacts.read(path, _KIND, limit=_most_bytes(model))
+    structure = artifact.properties.get("nesting")
+    entries = _base_entries(path, artifact, structure, model, plain)
+    _check_match(path, entries, stored_order(model), plain)
     if plain:
-        _wrap_around(model, artifact)
+        _wrap_around(model, dataclasses.replace(artifact, entries=entries))
+        if structure:
+            nesting.restore(model, stored_order(model), structure)
+    elif structure:
+        nested.switch(model, structure["bits"])
     for variable, entry in zip(stored_order(model), artifact.entries):
         stored = variable.buffer if isinstance(variable, CompressedVariable) else variable
         stored.assign(entry.data)
@@ -80,11 +93,17 @@ def load(path, model):
     return model
 
 
+def _most_bytes(model):
+    """More bytes than any artifact of the model holds; what says more is not decoded."""
+    return (1 << 20) + sum(64 * int(np.prod(v.shape, dtype=np.int64)) for v in model.variables)
+
+
 def stored_order(model):
     """A model's variables in an order that names and frozen layers do not change.
 
     Layer after layer as the model holds them, in each its own variables as they were made. (In
-    `model.variables` a custom layer's frozen sublayers come after the others.)
+    `model.variables` a custom layer's frozen sublayers come after the others.) What `omc.nest`
+    added comes last.
 
     Args:
         model: A built `tf.keras.Model`.
@@ -96,8 +115,11 @@ def stored_order(model):
     for layer in model._flatten_layers():  # What Keras' own `variables` goes through.
         for variable in [*layer._trainable_weights, *layer._non_trainable_weights]:
             ranks.setdefault(id(variable), len(ranks))
+    added = nesting.added_variables(model)
     variables = {id(variable): variable for variable in model.variables}
-    return sorted(variables.values(), key=lambda v: ranks.get(id(v), len(ranks)))
+    for variable in added:
+        variables.pop(id(variable), None)
+    return sorted(variables.values(), key=lambda v: ranks.get(id(v), len(ranks))) + added
 
 
 def is_wrapped(model):
@@ -132,15 +154,45 @@ def _check_built(model):
 def _entry(variable):
     spec = VariableSpec.of(variable)
     if isinstance(variable, CompressedVariable):
-        return artifacts.Entry(spec.name, spec.shape, variable.codec, variable.buffer.numpy())
+        codec = nesting.stored_codec(variable)
+        return artifacts.Entry(spec.name, spec.shape, codec, variable.buffer.numpy())
     return artifacts.Entry(spec.name, spec.shape, None, variable.numpy())
 
 
-def _properties(variables):
+def _properties(model, variables):
     seeds = [v._seed for v in variables if isinstance(v, CompressedVariable)]
-    if not seeds or seeds[0] is None:
-        return {"rounding": "nearest", "seed": 0}
-    return {"rounding": "stochastic", "seed": int(seeds[0][0])}
+    found = {"rounding": "nearest", "seed": 0}
+    if seeds and seeds[0] is not None:
+        found = {"rounding": "stochastic", "seed": int(seeds[0][0])}
+    structure = nesting.described(model, variables)
+    return found if structure is None else {**found, "nesting": structure}
+
+
+def _base_entries(path, artifact, structure, model, plain):
+    """The entries that match the model's variables as it is now: without what `nest` is to add.
+
+    Raises:
+        ArtifactError: The artifact is of a nested model and this one is wrapped without or with
+            other widths, or the other way round.
+    """
+    if plain and structure:
+        return artifact.entries[: structure["variables_before"]]
+    mine = nesting.described(model, stored_order(model))
+    # The width in use is a matter of the moment.
+    theirs, mine = ({**(s or {}), "bits": None} for s in (structure, mine))
+    if theirs != mine:
+        raise ArtifactError(
+            "path",
+            "an artifact of a model that is nested as this one",
+            f"{path!r}, of one with {_widths(theirs)} instead of {_widths(mine)}",
+            "a plain model takes any artifact.",
+        )
+    return artifact.entries
+
+
+def _widths(structure):
+    widths = structure.get("prepared")
+    return f"widths {widths}, {structure}" if widths else "no widths"
 
 
 def _check_match(path, entries, variables, plain):
@@ -148,7 +200,8 @@ def _check_match(path, entries, variables, plain):
     for place, (entry, variable) in enumerate(zip(entries, variables)):
         theirs, ours = _described(entry), VariableSpec.of(variable)
         mine = f"{ours.shape} {ours.dtype.name}"
-        held = _format(getattr(variable, "codec", None))
+        compressed = isinstance(variable, CompressedVariable)
+        held = _format(nesting.stored_codec(variable) if compressed else None)
         same = entry.shape == ours.shape and entry.dtype == ours.dtype.name
         if not same or (not plain and _format(entry.codec) != held):
             mine += "" if plain else f" in {held}"
@@ -182,7 +235,8 @@ def _format(codec):
 def _wrap_around(model, artifact):
     """Wraps a plain model around an artifact's buffers."""
     entries = {id(v): entry for v, entry in zip(stored_order(model), artifact.entries)}
-    policy = Policy(FP32, **artifact.properties)
+    rounding, seed = artifact.properties["rounding"], artifact.properties["seed"]
+    policy = Policy(FP32, rounding=rounding, seed=seed)
 
     def create(original, planned, index):
         entry = entries[id(original)]

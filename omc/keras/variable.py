@@ -36,11 +36,17 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         served: How layers got the value so far: None before the first call; "transient" where it
             was dense for one op at a time; "dense" once it had to stay dense until backward.
         slot_codec: `Codec` of the optimizer's slots for this variable; None leaves them dense.
+        input_quantizer: `omc.keras.quantizers.InputQuantizer` of what an op multiplies it with, or
+            None.
+        learned_scale: tf.Variable float32 [] that takes the gradient for the buffer's scale, where
+            that is learned (`omc.keras.joint_training`), or None.
     """
 
     _variable_call = None  # tf.Variable's metaclass would read our arguments as its own.
     _lent = None  # The tensor that stands in for the value, see `lend`.
     served = None
+    input_quantizer = None
+    learned_scale = None
 
     def __init__(
         self,
@@ -267,6 +273,11 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         """
         return self._move(delta, factor, read_value)
 
+    def rescale(self, factor):
+        """Stores the same values under a scale `factor` times as large; see `Codec.rescale`."""
+        buffer = self.codec.rescale(self.buffer.read_value(), factor, self._next_seed())
+        return self._store(buffer, read_value=False)
+
     def _move(self, delta, sign, read_value):
         delta = tf.convert_to_tensor(delta, tf.float32)
         delta.shape.assert_is_compatible_with(self.shape)
@@ -274,7 +285,9 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         if getattr(self.codec, "natively_added", False) and kernels.usable():
             sign = tf.convert_to_tensor(sign, tf.float32)
             fmt = self.codec.format
-            stored = kernels.add_in_place(self.buffer.handle, delta, sign, seed, fmt)
+            stored = kernels.add_in_place(
+                self.buffer.handle, delta, sign, seed, fmt, self.codec.saturates
+            )
             return self._stored(stored, read_value)
         with tf.control_dependencies([delta]):
             buffer = self.buffer.read_value()

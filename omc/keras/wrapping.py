@@ -53,7 +53,7 @@ def _wrap_built(model, policy):
     check_variables(model)
     variables = variables_of(model)
     plan = policy.plan([VariableSpec.of(variable) for variable in variables])
-    _check_finite(variables, plan)
+    check_finite(variables, plan)
 
     def create(original, planned, index):
         return compressed_variable(original, planned, policy, index)
@@ -89,13 +89,25 @@ def install(model, variables, plan, create):
     for index in order:
         planned = plan[index]
         if planned.codec is None:
+            give_reason(variables[index], planned.reason)
             continue
         original, variables[index] = variables[index], None
         variables[index] = create(original, planned, index)
+        give_reason(variables[index], planned.reason)
         places.replace(original, variables[index])
         del original
     _settle([v for v in variables if isinstance(v, CompressedVariable)])
     vars(model)["_omc_plan"] = plan  # Not by attribute: Keras would track the tuples.
+
+
+def give_reason(variable, reason):
+    """Notes at a variable why it is stored as it is; `reason_of` finds it."""
+    variable._omc_reason = reason
+
+
+def reason_of(variable, otherwise):
+    """Why a variable is stored as it is, or `otherwise` where nobody said."""
+    return getattr(variable, "_omc_reason", otherwise)
 
 
 def compressed_variable(original, planned, policy, index):
@@ -204,7 +216,8 @@ def check_variables(model):
         )
 
 
-def _check_finite(variables, plan):
+def check_finite(variables, plan):
+    """Raises the error of variables with NaN or Inf that a plan would compress."""
     for variable, planned in zip(variables, plan):
         if planned.codec is not None and not tf.reduce_all(tf.math.is_finite(variable)):
             raise InputError(

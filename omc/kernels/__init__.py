@@ -18,6 +18,18 @@ from tensorflow.python.ops import control_flow_util
 
 from omc import transforms
 
+_WITHOUT_GRADIENT = (
+    "Decode",
+    "DecodeVariable",
+    "Add",
+    "ScaleGradient",
+    "Quantize",
+    "QuantizeGradient",
+    "EncodeCodes",
+    "DecodeCodes",
+    "EncodeBuffer",
+    "DecodeBuffer",
+)
 _local = threading.local()
 _refusals = []
 
@@ -36,8 +48,8 @@ def _library():
             f"{path.name} does not load, OMC runs slower without it: {error}", stacklevel=2
         )
         return None
-    for op in ("Omc>Decode", "Omc>DecodeVariable", "Omc>Add"):
-        tf.no_gradient(op)
+    for op in _WITHOUT_GRADIENT:
+        tf.no_gradient(f"Omc>{op}")
     auto_control_deps_utils.register_read_only_resource_op("Omc>DecodeVariable")
     return library
 
@@ -102,7 +114,7 @@ def can_add(fmt, transform):
     return transform and bool(fmt.sign_bits) and not fmt.is_fp32
 
 
-def add(buffer, delta, sign, key, fmt):
+def add(buffer, delta, sign, key, fmt, saturates=False):
     """Buffer after `values += sign * delta`; see `omc.codecs.Codec.add`.
 
     Args:
@@ -111,14 +123,89 @@ def add(buffer, delta, sign, key, fmt):
         sign: float32 [].
         key: int32 [2] for stochastic rounding, or None.
         fmt: Format with a sign, not FP32.
+        saturates: As `Codec.saturates`.
     """
-    return _library().omc_add(buffer, delta, sign, _key(key), **_widths(fmt), **_growth(fmt))
+    growth = _growth(fmt, saturates)
+    return _library().omc_add(buffer, delta, sign, _key(key), **_widths(fmt), **growth)
 
 
-def add_in_place(handle, delta, sign, key, fmt):
+def add_in_place(handle, delta, sign, key, fmt, saturates=False):
     """As `add`, on the uint8 variable behind `handle`; returns the operation (None when eager)."""
     return _library().omc_add_in_place(
-        handle, delta, sign, _key(key), **_widths(fmt), **_growth(fmt)
+        handle, delta, sign, _key(key), **_widths(fmt), **_growth(fmt, saturates)
+    )
+
+
+def scale_gradient(buffer, gradient, fmt):
+    """float32 []; see `omc.codecs.Codec.scale_gradient`.
+
+    Args:
+        buffer: uint8 [nbytes].
+        gradient: float32, any shape of the buffer's count.
+        fmt: Format, not FP32.
+    """
+    return _library().omc_scale_gradient(buffer, gradient, **_widths(fmt))
+
+
+def quantize(x, scale, offset, bits):
+    """Activations at a few bits; see `omc.keras.quantizers.quantize`."""
+    return _library().omc_quantize(x, scale, offset, bits=bits)
+
+
+def quantize_gradient(x, dy, scale, offset, bits):
+    """(dx, dscale, doffset); see `omc.keras.quantizers`."""
+    return tuple(_library().omc_quantize_gradient(x, dy, scale, offset, bits=bits))
+
+
+def encode_codes(symbols, context):
+    """Coded bytes (uint8 [n]); see `omc.coding.encode`.
+
+    Args:
+        symbols: int32.
+        context: uint8 of as many, or of none.
+    """
+    return _library().omc_encode_codes(symbols, context)
+
+
+def decode_codes(data, context, shape, limit):
+    """int32 symbols of coded bytes; see `omc.coding.decode`.
+
+    Args:
+        data: uint8 [n].
+        context: As for `encode_codes`.
+        shape: Shape of the symbols, or None for the one that the bytes say.
+        limit: Most symbols.
+    """
+    shape = tf.TensorShape(shape)
+    return _library().omc_decode_codes(data, context, shape=shape, limit=limit)
+
+
+def encode_buffer(buffer, given, codec):
+    """Coded bytes (uint8 [n]) of a buffer; see `omc.coding.encode_buffer`.
+
+    Args:
+        buffer: uint8 [codec.nbytes].
+        given: uint8 of as many, or of none.
+        codec: `omc.codecs.Codec`.
+    """
+    return _library().omc_encode_buffer(buffer, given, **_layout(codec))
+
+
+def decode_buffer(data, given, codec):
+    """Buffer of coded bytes; see `omc.coding.decode_buffer`."""
+    buffer = _library().omc_decode_buffer(data, given, **_layout(codec))
+    return tf.ensure_shape(buffer, [codec.nbytes])
+
+
+def _layout(codec):
+    fmt = codec.format
+    return dict(
+        count=codec.count,
+        bits=fmt.bits,
+        sign_bits=fmt.sign_bits,
+        exponent_bits=fmt.exponent_bits,
+        planes=not fmt.is_fp32,
+        transform=codec.transform and not fmt.is_fp32,
     )
 
 
@@ -127,13 +214,15 @@ def _widths(fmt):
         bits=fmt.bits,
         sign_bits=fmt.sign_bits,
         exponent_bits=fmt.exponent_bits,
-        feedback_bits=fmt.feedback_bits,
+        feedback_bits=-fmt.feedback_bits if fmt.truncates else fmt.feedback_bits,
     )
 
 
 @functools.cache
-def _growth(fmt):
+def _growth(fmt, saturates):
     constants = transforms.growth_constants(fmt)
+    if saturates:
+        constants["widest"] = 0.0  # The factor of growth is 1 then, whatever comes.
     return {name: float(np.float32(value)) for name, value in constants.items()}
 
 

@@ -20,7 +20,11 @@ import time
 import tensorflow as tf
 
 _HERE = pathlib.Path(__file__).parent
-_SOURCES = ("format.cc", "sweep.h", "sweep.cc", "ops.cc")
+_SWEEPS = ("sweep.cc", "quantizer.cc")  # Compiled once for each instruction set.
+_CODER = ("coder.cc", "coder_lanes.cc")
+_HEADERS = ("sweep.h", "coder.h", "coder_bytes.h", "coder_lanes.h", "coder_tables.h")
+_OPS = ("ops.cc", "coder_ops.cc")  # Compiled against TensorFlow.
+_SOURCES = ("format.cc", "simd.cc", *_HEADERS, *_SWEEPS, *_CODER, *_OPS)
 # No contraction of a * b + c, which rounds once where TensorFlow's own ops round twice.
 _FLAGS = ["-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 _AVX2 = ["-mavx2", "-mf16c"]
@@ -65,12 +69,12 @@ def build():
     if compiler is None:
         raise RuntimeError("no C++ compiler (set CXX, or install g++)")
     with tempfile.TemporaryDirectory() as scratch:
-        jobs = [("format.cc", "format", []), ("ops.cc", "ops", tf.sysconfig.get_compile_flags())]
-        jobs.append(("sweep.cc", "portable", ["-DOMC_SIMD=portable"]))
-        if _X86:
-            jobs[1][2].append("-DOMC_X86")
-            for name, flags in _INSTRUCTIONS.items():
-                jobs.append(("sweep.cc", name, [f"-DOMC_SIMD={name}", *flags]))
+        jobs = [(source, source, tf.sysconfig.get_compile_flags()) for source in _OPS]
+        jobs += [(source, source, []) for source in ("format.cc", *_CODER)]
+        jobs.append(("simd.cc", "simd", ["-DOMC_X86"] if _X86 else []))
+        for name, flags in {"portable": [], **(_INSTRUCTIONS if _X86 else {})}.items():
+            for source in _SWEEPS:
+                jobs.append((source, f"{source}-{name}", [f"-DOMC_SIMD={name}", *flags]))
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda job: _compile(compiler, scratch, *job), jobs))
         linked = os.path.join(scratch, path.name)

@@ -19,9 +19,16 @@ Format::Format(int bits, int sign_bits, int exponent_bits, int feedback_bits)
   min_normal = wide ? 0.0f : std::ldexp(1.0f, 1 - bias);
   normal_from = wide ? 0 : 1u << mantissa_bits;
   rebias = integer ? 0 : static_cast<uint32_t>(127 - bias) << 23;
-  read_max = max_code >> feedback_bits << feedback_bits;
-  half = feedback_bits ? 1u << (feedback_bits - 1) : 0;
-  keep = ~((1u << feedback_bits) - 1);
+  const bool truncates = feedback_bits < 0;
+  const int dropped = truncates ? -feedback_bits : feedback_bits;
+  read_max = max_code >> dropped << dropped;
+  half = dropped && !truncates ? 1u << (dropped - 1) : 0;
+  keep = ~((1u << dropped) - 1);
+  set = 0;
+  if (integer && bits - dropped == 1 && !truncates) {  // Mid-rise: rounded down, in the step's middle.
+    set = read_max = half;
+    half = 0;
+  }
 }
 
 }  // namespace omc

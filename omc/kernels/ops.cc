@@ -5,9 +5,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <string>
+#include <vector>
 
 #include "sweep.h"
 #include "tensorflow/core/framework/op.h"
@@ -15,7 +14,6 @@
 #include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/core/framework/resource_var.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/platform/cpu_info.h"
 #include "tensorflow/core/platform/denormal.h"
 #include "tensorflow/core/util/work_sharder.h"
 
@@ -32,25 +30,6 @@ using tensorflow::errors::InvalidArgument;
 using tensorflow::shape_inference::InferenceContext;
 
 constexpr int64_t kTrailerBytes = 8;
-
-// The sweeps for this processor; OMC_SIMD=portable or avx2 asks for less than it has.
-const Sweeps& ChooseSweeps() {
-  const char* asked = std::getenv("OMC_SIMD");
-  const std::string most = asked ? asked : "avx512";
-#ifdef OMC_X86
-  if (most != "portable" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) {
-    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    return wide && most != "avx2" ? avx512::sweeps : avx2::sweeps;
-  }
-#endif
-  return portable::sweeps;
-}
-
-const Sweeps& BestSweeps() {
-  static const Sweeps& sweeps = ChooseSweeps();
-  return sweeps;
-}
 
 // Shares [0, columns) out among TensorFlow's own threads, which flush subnormals as its kernels do.
 template <typename Sweep>
@@ -256,6 +235,104 @@ class AddInPlaceKernel : public AddKernel {
   }
 };
 
+// Sum of gradient * d over a variable's weights; see Codec.scale_gradient.
+class ScaleGradientKernel : public CodecKernel {
+ public:
+  using CodecKernel::CodecKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& buffer = context->input(0);
+    const Tensor& gradient = context->input(1);
+    SetCount(gradient.NumElements());
+    OP_REQUIRES(context, buffer.NumElements() >= PlaneBytes(),
+                InvalidArgument("buffer of ", buffer.NumElements(), " bytes, not ", PlaneBytes()));
+    Tensor* result = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({}), &result));
+    const uint8_t* planes = buffer.flat<uint8_t>().data();
+    const float* values = gradient.flat<float>().data();
+    std::vector<double> sums((layout_.columns + kBlock - 1) / kBlock);
+    ForColumns(context, sums.size(), 32 * kBlock, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block)
+        sums[block] = BestSweeps().scale_gradient(
+            format_, layout_, planes, values, block * kBlock,
+            std::min((block + 1) * kBlock, layout_.columns));
+    });
+    double sum = 0.0;
+    for (double part : sums) sum += part;
+    result->scalar<float>()() = static_cast<float>(sum);
+  }
+};
+
+Quantizer ReadQuantizer(OpKernelContext* context, int first, int bits) {
+  const float scale = context->input(first).flat<float>()(0);
+  return {scale, 1.0f / scale, context->input(first + 1).flat<float>()(0),
+          static_cast<float>((1 << bits) - 1)};
+}
+
+// Activations at a few bits; see omc/keras/quantizers.py.
+class QuantizeKernel : public OpKernel {
+ public:
+  explicit QuantizeKernel(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("bits", &bits_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& x = context->input(0);
+    const Quantizer quantizer = ReadQuantizer(context, 1, bits_);
+    Tensor* y = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &y));
+    const float* in = x.flat<float>().data();
+    float* out = y->flat<float>().data();
+    ForColumns(context, x.NumElements(), 4, [&](int64_t begin, int64_t end) {
+      BestQuantizerSweeps().forward(quantizer, in + begin, end - begin, out + begin);
+    });
+  }
+
+ private:
+  int bits_;
+};
+
+class QuantizeGradientKernel : public OpKernel {
+ public:
+  explicit QuantizeGradientKernel(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("bits", &bits_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& x = context->input(0);
+    const Tensor& dy = context->input(1);
+    OP_REQUIRES(context, x.shape() == dy.shape(),
+                InvalidArgument("x has the shape ", x.shape().DebugString(), ", its gradient ",
+                                dy.shape().DebugString()));
+    const Quantizer quantizer = ReadQuantizer(context, 2, bits_);
+    Tensor *dx = nullptr, *scale = nullptr, *offset = nullptr;
+    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({1}, 0, x.shape(), &dx));
+    OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({}), &scale));
+    OP_REQUIRES_OK(context, context->allocate_output(2, TensorShape({}), &offset));
+    const float* values = x.flat<float>().data();
+    const float* upstream = dy.flat<float>().data();
+    float* out = dx->flat<float>().data();
+    const int64_t count = x.NumElements();
+    std::vector<double> sums(2 * ((count + kElements - 1) / kElements));
+    ForColumns(context, sums.size() / 2, 8 * kElements, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) {
+        const int64_t first = block * kElements;
+        BestQuantizerSweeps().backward(quantizer, values + first, upstream + first,
+                                       std::min(kElements, count - first), out + first,
+                                       &sums[2 * block]);
+      }
+    });
+    double totals[2] = {0.0, 0.0};
+    for (size_t i = 0; i < sums.size(); ++i) totals[i % 2] += sums[i];
+    scale->scalar<float>()() = static_cast<float>(totals[0]);
+    offset->scalar<float>()() = static_cast<float>(totals[1]);
+  }
+
+ private:
+  static constexpr int64_t kElements = 4096;  // Of a block, whose sums no sharing out changes.
+  int bits_;
+};
+
 tensorflow::Status DecodedShape(InferenceContext* context) {
   tensorflow::PartialTensorShape shape;
   TF_RETURN_IF_ERROR(context->GetAttr("shape", &shape));
@@ -326,5 +403,44 @@ REGISTER_OP("Omc>AddInPlace")
     .SetIsStateful()
     .SetShapeFn(tensorflow::shape_inference::NoOutputs);
 REGISTER_KERNEL_BUILDER(Name("Omc>AddInPlace").Device(tensorflow::DEVICE_CPU), AddInPlaceKernel);
+
+REGISTER_OP("Omc>ScaleGradient")
+    .Input("buffer: uint8")
+    .Input("gradient: float")
+    .Output("sum: float")
+    .Attr("bits: int")
+    .Attr("sign_bits: int")
+    .Attr("exponent_bits: int")
+    .Attr("feedback_bits: int")
+    .SetShapeFn(tensorflow::shape_inference::ScalarShape);
+REGISTER_KERNEL_BUILDER(Name("Omc>ScaleGradient").Device(tensorflow::DEVICE_CPU),
+                        ScaleGradientKernel);
+
+REGISTER_OP("Omc>Quantize")
+    .Input("x: float")
+    .Input("scale: float")
+    .Input("offset: float")
+    .Output("y: float")
+    .Attr("bits: int")
+    .SetShapeFn(tensorflow::shape_inference::UnchangedShape);
+REGISTER_KERNEL_BUILDER(Name("Omc>Quantize").Device(tensorflow::DEVICE_CPU), QuantizeKernel);
+
+REGISTER_OP("Omc>QuantizeGradient")
+    .Input("x: float")
+    .Input("dy: float")
+    .Input("scale: float")
+    .Input("offset: float")
+    .Output("dx: float")
+    .Output("dscale: float")
+    .Output("doffset: float")
+    .Attr("bits: int")
+    .SetShapeFn([](InferenceContext* context) {
+      context->set_output(0, context->input(0));
+      context->set_output(1, context->Scalar());
+      context->set_output(2, context->Scalar());
+      return tensorflow::OkStatus();
+    });
+REGISTER_KERNEL_BUILDER(Name("Omc>QuantizeGradient").Device(tensorflow::DEVICE_CPU),
+                        QuantizeGradientKernel);
 
 }  // namespace omc

@@ -104,7 +104,7 @@ inline float Value(uint32_t code, const Format& f) {
   const int32_t read_max = static_cast<int32_t>(f.read_max);
   if (kKind == kInteger) {
     const int32_t extended = static_cast<int32_t>(code << (32 - kBits)) >> (32 - kBits);
-    const int32_t read = static_cast<int32_t>((extended + f.half) & f.keep);
+    const int32_t read = static_cast<int32_t>(((extended + f.half) & f.keep) | f.set);
     return static_cast<float>(read < read_max ? read : read_max);
   }
   const int fields = f.exponent_bits + f.mantissa_bits;
@@ -187,7 +187,7 @@ struct Halves {
   // The top exponent of halves means Inf and NaN, so formats must stay below it.
   static bool Fit(const Format& f, float scale) {
     return f.sign_bits && f.exponent_bits >= 2 && f.exponent_bits <= 4 && f.mantissa_bits <= 10 &&
-           !f.half && scale < 0x1p100f;
+           f.keep == ~0u && scale < 0x1p100f;
   }
 
   static Words Load(const uint8_t* bytes) {
@@ -232,7 +232,7 @@ struct Halves {
 struct Wide {
   static constexpr int kLanes = 16;
 
-  static bool Fit(const Format& f) { return f.sign_bits && f.exponent_bits <= 7 && !f.half; }
+  static bool Fit(const Format& f) { return f.sign_bits && f.exponent_bits <= 7 && f.keep == ~0u; }
 
   template <int kBits>
   static int64_t Decode(const Format& f, const Row<kBits, const uint8_t>& row, int64_t first,
@@ -326,7 +326,7 @@ template <int kBits, Kind kKind, bool kStochastic>
 __attribute__((noinline)) float MoveCodes(const Format& format, const Layout& layout, const uint8_t* planes, const Move& move,
                 int64_t begin, int64_t end, uint8_t* moved) {
   Format f = format;
-  f.read_max = f.max_code, f.half = 0, f.keep = ~0u;  // An update adds to the feedback bits.
+  f.read_max = f.max_code, f.half = f.set = 0, f.keep = ~0u;  // Updates add to the feedback bits.
   const float factor = move.factor, shrink = move.shrink;
   const uint32_t key[2] = {move.key[0], move.key[1]};
   alignas(64) uint32_t codes[kTile];
@@ -384,6 +384,58 @@ struct DecodeAt {
   }
 };
 
+// The lanes are summed apart, which the compiler may vectorize, and in the same order everywhere.
+template <int kBits, Kind kKind>
+__attribute__((noinline)) double ScaleGradient(const Format& format, const Layout& layout, const uint8_t* planes,
+                     const float* gradient, int64_t begin, int64_t end) {
+  constexpr int kLanes = 16;
+  const Format f = format;
+  Format full = format;
+  full.read_max = full.max_code, full.half = full.set = 0, full.keep = ~0u;
+  const int fields = f.exponent_bits + f.mantissa_bits;
+  double sum = 0.0;
+  for (int r = 0; r < kRows; ++r) {
+    const Row<kBits, const uint8_t> row(planes, layout.columns, r);
+    const int64_t left = layout.count - r * layout.columns;
+    const int64_t last = end < left ? end : left;
+    const float* __restrict g = gradient + r * layout.columns;
+    float lanes[kLanes] = {};
+    const auto term = [&](int64_t c) {
+      const uint32_t code = CodeAt<kBits>(row, c);
+      const float read = Value<kBits, kKind>(code, f), exact = Value<kBits, kKind>(code, full);
+      const uint32_t magnitude = kKind == kInteger ? 0 : code & ((1u << fields) - 1);
+      const bool saturated = kKind == kInteger ? exact >= f.max || exact <= -f.max
+                                               : magnitude >= f.max_code;
+      const float d = AsFloat(Select(saturated, AsBits(read), AsBits(read - exact)));
+      const uint32_t bits = AsBits(g[c]);
+      return AsFloat(Select((bits & 0x7f800000) == 0x7f800000, 0, bits)) * d;
+    };
+    int64_t c = begin;
+    for (; c + kLanes <= last; c += kLanes)
+      for (int k = 0; k < kLanes; ++k) lanes[k] += term(c + k);
+    for (int k = 0; c < last; ++c, ++k) lanes[k] += term(c);
+    for (int k = 0; k < kLanes; ++k) sum += lanes[k];
+  }
+  return sum;
+}
+
+struct ScaleGradientAt {
+  const Format& f;
+  const Layout& layout;
+  const uint8_t* planes;
+  const float* gradient;
+  int64_t begin, end;
+
+  template <int kBits>
+  double At() const {
+    auto run = ScaleGradient<kBits, kMinifloat>;
+    if constexpr (kBits <= 8) {
+      if (!f.exponent_bits) run = ScaleGradient<kBits, kInteger>;
+    }
+    return run(f, layout, planes, gradient, begin, end);
+  }
+};
+
 struct MoveAt {
   const Format& f;
   const Layout& layout;
@@ -417,9 +469,14 @@ float MoveAny(const Format& f, const Layout& layout, const uint8_t* planes, cons
   return AtWidth<2>(f.bits, MoveAt{f, layout, planes, move, begin, end, moved});
 }
 
+double ScaleGradientAny(const Format& f, const Layout& layout, const uint8_t* planes,
+                        const float* gradient, int64_t begin, int64_t end) {
+  return AtWidth<2>(f.bits, ScaleGradientAt{f, layout, planes, gradient, begin, end});
+}
+
 }  // namespace
 
-const Sweeps sweeps = {DecodeAny, MoveAny};
+const Sweeps sweeps = {DecodeAny, MoveAny, ScaleGradientAny};
 
 }  // namespace OMC_SIMD
 }  // namespace omc

@@ -11,6 +11,7 @@ namespace omc {
 
 // A number format as its loops need it; see omc/formats.py.
 struct Format {
+  // A negative number of feedback bits: reads cut them off.
   Format(int bits, int sign_bits, int exponent_bits, int feedback_bits);
 
   int bits;              // Width of a code.
@@ -26,7 +27,8 @@ struct Format {
   uint32_t normal_from;  // Code of min_normal.
   uint32_t rebias;       // What turns the exponent field into float32's, in float32's bits.
   uint32_t read_max;     // Largest code magnitude of a read: max_code without feedback bits.
-  uint32_t half, keep;   // A read of code c is (c + half) & keep, at most read_max.
+  uint32_t half, keep;   // A read of code c is (c + half) & keep | set, at most read_max.
+  uint32_t set;
 };
 
 // Codes of one variable: 8 rows of `columns`, of which the first `count` are weights.
@@ -57,17 +59,46 @@ struct Sweeps {
   // Writes the moved codes and returns the largest |u + delta * factor|, before `shrink`.
   float (*move)(const Format&, const Layout&, const uint8_t* planes, const Move&, int64_t begin,
                 int64_t end, uint8_t* moved);
+  // Sum of gradient[i] * d[i], where d = u' - u is what a read at fewer bits rounds away, or u' of
+  // a code that saturates. Blocks of kBlock columns have sums that no sharing out changes.
+  double (*scale_gradient)(const Format&, const Layout&, const uint8_t* planes,
+                           const float* gradient, int64_t begin, int64_t end);
+};
+
+constexpr int64_t kBlock = 512;
+
+// Uniform quantization of activations; see omc/keras/quantizers.py.
+struct Quantizer {
+  float scale;
+  float inverse;  // 1 / scale
+  float offset;
+  float most;     // 2^bits - 1
+};
+
+struct QuantizerSweeps {
+  // y[i] = clip(round((x[i] - offset) / scale), 0, most) * scale + offset
+  void (*forward)(const Quantizer&, const float* x, int64_t n, float* y);
+  // dx of dy, and the gradients of scale and offset added to sums[0] and sums[1].
+  void (*backward)(const Quantizer&, const float* x, const float* dy, int64_t n, float* dx,
+                   double* sums);
 };
 
 namespace portable {
 extern const Sweeps sweeps;
+extern const QuantizerSweeps quantizer_sweeps;
 }
 namespace avx2 {
 extern const Sweeps sweeps;
+extern const QuantizerSweeps quantizer_sweeps;
 }
 namespace avx512 {
 extern const Sweeps sweeps;
+extern const QuantizerSweeps quantizer_sweeps;
 }
+
+// Those for this processor; OMC_SIMD=portable or avx2 asks for less than it has.
+const Sweeps& BestSweeps();
+const QuantizerSweeps& BestQuantizerSweeps();
 
 }  // namespace omc
 

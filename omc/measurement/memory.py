@@ -12,6 +12,8 @@ import tensorflow as tf
 from omc.errors import InputTypeError, ModelError
 from omc.keras import CompressedVariable
 from omc.keras.deferred import is_deferred
+from omc.keras.saving import is_wrapped
+from omc.keras.wrapping import reason_of
 from omc.policies import VariableSpec
 
 
@@ -130,10 +132,9 @@ def memory_report(model):
             f"{model.name!r}, which is {state}",
             "call model.build(input_shape), or the model on a batch, first.",
         )
-    plan = vars(model).get("_omc_plan")
+    otherwise = "added after the wrap" if is_wrapped(model) else "not wrapped"
     variables = list({id(v): v for v in model.variables}.values())
-    reasons = [p.reason for p in plan] if plan else ["not wrapped"] * len(variables)
-    return MemoryReport(tuple(_row(v, reason) for v, reason in zip(variables, reasons)))
+    return MemoryReport(tuple(_row(v, reason_of(v, otherwise)) for v in variables))
 
 
 def _row(variable, reason):

@@ -1,0 +1,115 @@
+"""One BatchNormalization set per width: at other bits, activations have other statistics.
+
+A set is (gamma, beta, moving mean, moving variance) of one layer; which one the layer uses is a
+matter of its attributes. Sets may share gamma and beta, so that only the statistics differ.
+"""
+
+import contextlib
+
+import tensorflow as tf
+
+from omc.keras.wrapping import give_reason
+
+_SCALES = ("gamma", "beta")
+_STATISTICS = ("moving_mean", "moving_variance")
+
+
+def batchnorm_layers(model):
+    """The model's BatchNormalization layers, inner ones too."""
+    kind = tf.keras.layers.BatchNormalization
+    return [layer for layer in model._flatten_layers() if isinstance(layer, kind)]
+
+
+class BatchNormSets:
+    """The sets of one layer.
+
+    Attributes:
+        layer: The layer.
+    """
+
+    def __init__(self, layer, shared):
+        """Begins with no set.
+
+        Args:
+            layer: A built `BatchNormalization`.
+            shared: Whether all sets have the layer's own gamma and beta.
+        """
+        self.layer = layer
+        self._names = (*(() if shared else _SCALES), *_STATISTICS)
+        self._names = [name for name in self._names if vars(layer).get(name) is not None]
+        self._sets = {}
+
+    @property
+    def widths(self):
+        """Widths that have a set, in the order in which they came."""
+        return tuple(self._sets)
+
+    def add(self, bits, like=None):
+        """Makes the set of a width: the layer's own variables for the first, copies of a set after.
+
+        Args:
+            bits: Width.
+            like: Width whose set's values are copied; None for the first one's.
+        """
+        if bits in self._sets:
+            return
+        if not self._sets:
+            self._sets[bits] = {name: vars(self.layer)[name] for name in self._names}
+            return
+        source = self._sets[self.widths[0] if like is None else like]
+        self._sets[bits] = {name: self._copy(name, bits, source[name]) for name in self._names}
+
+    def _copy(self, name, bits, original):
+        first = self._sets[self.widths[0]][name]
+        with tf.init_scope():
+            copy = self.layer.add_weight(
+                name=f"{first.name.split(':')[0]}_{bits}bit",
+                shape=original.shape,
+                dtype=original.dtype,
+                initializer=tf.constant_initializer(original.numpy()),
+                trainable=original.trainable and name in _SCALES,
+                experimental_autocast=False,
+            )
+        give_reason(copy, f"BatchNorm set of {bits} bits")
+        return copy
+
+    def added_variables(self):
+        """The variables of all sets but the first, which are the layer's own; the highest first."""
+        added = sorted(self.widths[1:], reverse=True)
+        return [self._sets[bits][name] for bits in added for name in self._names]
+
+    def use(self, bits):
+        """Has the layer use a width's set."""
+        vars(self.layer).update(self._sets[bits])  # Past Keras' attribute tracking.
+
+
+@contextlib.contextmanager
+def still(layers):
+    """Context in which training calls leave moving statistics as they are."""
+    with cumulative(layers):
+        for layer in layers:
+            layer.momentum = 1.0
+        yield
+
+
+@contextlib.contextmanager
+def cumulative(layers):
+    """Context in which moving statistics become the plain mean over the batches of training calls.
+
+    Yields:
+        Function to call before each batch.
+    """
+    before = [layer.momentum for layer in layers]
+    seen = 0
+
+    def begin_batch():
+        nonlocal seen
+        for layer in layers:
+            layer.momentum = seen / (seen + 1.0)
+        seen += 1
+
+    try:
+        yield begin_batch
+    finally:
+        for layer, momentum in zip(layers, before):
+            layer.momentum = momentum

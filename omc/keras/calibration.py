@@ -1,0 +1,309 @@
+"""nest() and calibrate(): prepare a Keras model to be read, and trained, at many widths."""
+
+import fnmatch
+import numbers
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from omc import nested
+from omc.codecs import Codec
+from omc.errors import InputError, InputTypeError, ModelError
+from omc.keras import wrapping
+from omc.keras.batchnorm_sets import batchnorm_layers, cumulative, still
+from omc.keras.nesting import Options, add_tables, attach, checked_nesting, nesting_of
+from omc.keras.quantizers import Recorder
+from omc.keras.variable import CompressedVariable
+from omc.policies import Policy, VariableSpec, is_matrix
+
+BATCHNORMS = ("sets", "shared")
+_CLIPS = np.linspace(1.0, 0.3, 29)  # Shares of a variable's largest magnitude that are tried.
+_SAMPLE = 1 << 16  # Weights of a variable on which they are tried.
+_BATCH = 128
+
+
+def nest(
+    model,
+    bits=(8, 6, 4, 3, 2),
+    calibration=None,
+    activations="same",
+    batchnorm="sets",
+    policy="INT8",
+    fixed=None,
+    rounding="nearest",
+    distillation=0.5,
+    alrs=True,
+):
+    """Prepares a model to be used, and trained, at many widths, in place, and returns it.
+
+    The model is wrapped (if it is not yet), and stays at the highest width. Then
+
+    - `omc.nested.switch(model, bits)` sets the width of `predict`, `evaluate` and the like;
+    - after `compile`, `fit` takes a step at every width for each batch, the highest first
+      (`omc.keras.joint_training`);
+    - without training, it is a calibration of what was trained before.
+
+    The first and the last weight matrix keep all stored bits at every width, and float32
+    activations (the paper leaves these layers in float32; their codes are ours).
+
+    Args:
+        model: A built `tf.keras.Model`, plain or wrapped.
+        bits: Widths to train, each at most what the policy stores.
+        calibration: Batches of inputs: an array or tensor [n, ...], or an iterable of them (pairs
+            count as inputs and labels), to fit activation quantizers and BatchNorm statistics to.
+            Not needed without activations to quantize and without BatchNorm.
+        activations: "same": as many bits as the weights; a number from 1 to 8 for every width;
+            or None to leave activations in float32. Quantized is what a dense, convolutional or
+            einsum layer multiplies its weights with; other ops' inputs stay float32.
+        batchnorm: "sets": each width has its own gamma, beta and statistics; or "shared": gamma and
+            beta are one, and only the statistics are the width's own.
+        policy: `omc.Policy` or format of a plain model's codes: INTn, or minifloats whose mantissa
+            shrinks.
+        fixed: Glob patterns of the variables that keep all bits; None for the first and the last
+            weight matrix, () for none.
+        rounding: "nearest" (Double Rounding) or "shift", the bare shift, for comparison.
+        distillation: Share, 0 to 1, of what a width is taught by the next higher one instead of the
+            labels. For models with one output of logits, or of a softmax; 0 suits all.
+        alrs: Whether the rates of the scales are adapted to each width (ALRS).
+
+    Returns:
+        `model`.
+
+    Raises:
+        InputTypeError: An argument of the wrong type.
+        InputError: A width that is not stored, no calibration where it is needed, a pattern that
+            matches nothing, or another argument outside of what is allowed.
+        ModelError: The model is not built, nested already, or has no weight left to nest; it is
+            untouched.
+    """
+    if not isinstance(model, tf.keras.Model):
+        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
+    if nesting_of(model) is not None:
+        raise ModelError("model", "a model that is not nested yet", f"{model.name!r}, a nested one")
+    if not model.built or not model.variables:
+        tip = "call model.build(input_shape), or the model on a batch, first."
+        raise ModelError("model", "a built model", f"{model.name!r}, which is not", tip)
+    widths = _checked_widths(bits)
+    _check_choices(activations, batchnorm, distillation)
+    policy = Policy.of(policy)
+    plain = "_omc_plan" not in vars(model)
+    if plain:
+        wrapping.check_kind(model)
+        wrapping.check_variables(model)
+    variables = wrapping.variables_of(model)
+    places = _nested_places(variables, policy if plain else None, widths, fixed, rounding)
+    needed = activations is not None or batchnorm_layers(model)
+    if calibration is None and needed:
+        what = "its activations" if activations is not None else "its BatchNorm statistics"
+        tip = "a few hundred examples will do: calibration=x[:256]."
+        raise InputError("calibration", f"batches to fit {what} to", "none", tip)
+    batches = None if calibration is None else _batches(calibration)
+    for place in places:
+        _clip(variables[place], policy, widths)
+    del variables
+    if plain:
+        wrapping.wrap(model, policy)
+    nested_variables = [wrapping.variables_of(model)[place] for place in places]
+    options = Options(widths, activations, batchnorm, rounding, float(distillation), bool(alrs))
+    state = attach(model, nested_variables, options)
+    recorders = _record(model, state, batches)
+    add_tables(model, state, [v for v in nested_variables if recorders[id(v)].seen])
+    for width in widths:
+        _prepare(model, state, width, batches)
+    state.use(widths[0])
+    wrapping.forget_functions(model)
+    return model
+
+
+def calibrate(model, data, bits=None):
+    """Prepares a nested model for widths that nobody trained, and others' BatchNorm anew.
+
+    A new width gets activation quantizers fitted to the data, and the BatchNorm set of the next
+    higher width with statistics of its own. A trained width keeps what it learned and gets new
+    BatchNorm statistics, as one wants after training with `batchnorm="shared"`. The width in use
+    stays.
+
+    Args:
+        model: A model that `nest` has prepared.
+        data: Batches of inputs, as `calibration` of `nest`.
+        bits: A width, or a sequence of them; None for the trained ones.
+
+    Returns:
+        `model`.
+
+    Raises:
+        InputTypeError, InputError: A width that is not stored, or no data.
+        ModelError: The model is not nested.
+    """
+    state = checked_nesting(model)
+    widths = state.options.widths if bits is None else _checked_widths(bits)
+    batches = _batches(data)
+    for width in widths:
+        for variable in state.variables:
+            nested.format_at(variable.codec.format, width)
+    before = state.bits
+    for width in widths:
+        _prepare(model, state, width, batches)
+    state.use(before)
+    state.functions.clear()
+    wrapping.forget_functions(model)
+    return model
+
+
+def _prepare(model, state, width, batches):
+    """Fits what a width has of its own; `batches` may be None where that is nothing."""
+    trained = width in state.options.widths and width in state.prepared
+    higher = [other for other in state.prepared if other > width] or list(state.prepared)
+    for sets in state.batchnorms:
+        sets.add(width, min(higher, default=None))
+    state.prepared.add(width)
+    if state.tables and not trained:
+        recorders = _record(model, state, batches, width)
+        for variable in state.variables:
+            table = state.tables.get(id(variable))
+            if table is not None:
+                fitted = recorders[id(variable)].fit(state.activation_bits(width))
+                table.assign(tf.tensor_scatter_nd_update(table, [[width]], [fitted]))
+    state.use(width)
+    # At full width the statistics of training are better than those of a few batches.
+    full = all(not variable.codec.format.feedback_bits for variable in state.variables)
+    if state.batchnorms and batches is not None and not (full and not trained):
+        with cumulative([sets.layer for sets in state.batchnorms]) as begin_batch:
+            for batch in batches:
+                begin_batch()
+                model(batch, training=True)
+
+
+def _record(model, state, batches, width=None):
+    """Runs the batches with a `Recorder` for each variable: dict of a variable's id -> Recorder."""
+    recorders = {id(variable): Recorder() for variable in state.variables}
+    if state.options.activations is None:
+        return recorders
+    if width is not None:
+        state.use(width)
+    for variable in state.variables:
+        variable.input_quantizer = recorders[id(variable)]
+    layers = [sets.layer for sets in state.batchnorms]
+    with still(layers):
+        for batch in batches:
+            model(batch, training=True if layers else None)
+    for variable in state.variables:
+        variable.input_quantizer = None
+    return recorders
+
+
+def _nested_places(variables, policy, widths, fixed, rounding):
+    """Places in `variables` of those that change their width; raises where there is none.
+
+    Args:
+        variables: The model's variables.
+        policy: `Policy` of a plain model; None where the variables are wrapped.
+        widths, fixed, rounding: As in `nest`.
+    """
+    specs = [VariableSpec.of(variable) for variable in variables]
+    if policy is None:
+        codecs = [getattr(variable, "codec", None) for variable in variables]
+    else:
+        plan = policy.plan(specs)
+        wrapping.check_finite(variables, plan)
+        codecs = [planned.codec for planned in plan]
+    places = [i for i, c in enumerate(codecs) if c is not None and is_matrix(specs[i])]
+    for place in places:
+        for width in widths:
+            nested.format_at(codecs[place].format, width, rounding)
+        if not codecs[place].transform:
+            raise InputError("policy", "codes with a transform", "bare codes", "transform='pvt'.")
+    left = places[1:-1] if fixed is None else _not_matching(places, specs, fixed)
+    if not left:
+        raise ModelError(
+            "model",
+            "a model with compressed weight matrices that may change their width",
+            f"{len(places)} compressed ones, all of which are fixed",
+            "wrap it in INT8, or pass fixed=() so that the first and the last change, too.",
+        )
+    return left
+
+
+def _not_matching(places, specs, fixed):
+    if isinstance(fixed, str) or not isinstance(fixed, Sequence):
+        raise InputTypeError("fixed", "a sequence of glob patterns", fixed)
+    names = [specs[place].name for place in places]
+    for pattern in fixed:
+        if not fnmatch.filter(names, pattern):
+            raise InputError("fixed", f"patterns that match one of {names}", pattern)
+    return [p for p in places if not any(fnmatch.fnmatchcase(specs[p].name, f) for f in fixed)]
+
+
+def _clip(variable, policy, widths):
+    """Cuts a weight's range to what suits all widths: one scale is to serve every one (ours).
+
+    Of a few ranges the one with the least geometric mean, over the widths, of the squared errors.
+    """
+    values = variable.decode() if isinstance(variable, CompressedVariable) else variable
+    flat = np.asarray(tf.reshape(values, [-1]))
+    sample = flat[:: max(len(flat) // _SAMPLE, 1)]
+    largest, best = float(np.abs(flat).max(initial=0.0)), None
+    compressed = isinstance(variable, CompressedVariable)
+    fmt = (
+        variable.codec.format if compressed else policy.plan([VariableSpec.of(variable)])[0].format
+    )
+    codec = Codec(fmt, (len(sample) + 1,))  # And the end of the range, which sets the scale.
+    for share in _CLIPS if largest else ():
+        end = share * largest
+        buffer = codec.encode(np.append(sample.clip(-end, end), np.float32(end)))
+        reads = [nested.codec_at(codec, bits).decode(buffer)[:-1] for bits in widths]
+        errors = [float(np.mean((read - sample) ** 2)) for read in reads]
+        mean = float(np.mean(np.log(np.maximum(errors, 1e-30))))
+        if best is None or mean < best[0]:
+            best = mean, share
+    if best is None or best[1] == 1.0:
+        return
+    clipped = tf.clip_by_value(values, -best[1] * largest, best[1] * largest)
+    if compressed:
+        variable.buffer.assign(variable.codec.encode(clipped))
+    else:
+        variable.assign(clipped)
+
+
+def _checked_widths(bits):
+    """Widths, the highest first, each once."""
+    if isinstance(bits, numbers.Integral) and not isinstance(bits, bool):
+        bits = (bits,)
+    if isinstance(bits, str) or not isinstance(bits, Sequence):
+        raise InputTypeError("bits", "a width or a sequence of widths", bits)
+    for width in bits:
+        if isinstance(width, bool) or not isinstance(width, numbers.Integral):
+            raise InputTypeError("bits", "widths, integers", width)
+    if not bits or len(set(bits)) != len(bits) or min(bits) < 1:
+        raise InputError("bits", "one width or more, each once and above 0", bits)
+    return tuple(sorted(map(int, bits), reverse=True))
+
+
+def _check_choices(activations, batchnorm, distillation):
+    if isinstance(distillation, bool) or not isinstance(distillation, numbers.Real):
+        raise InputTypeError("distillation", "a number from 0 to 1", distillation)
+    if not 0 <= distillation <= 1:
+        raise InputError("distillation", "a number from 0 to 1", distillation)
+    if activations not in ("same", None):
+        if isinstance(activations, bool) or not isinstance(activations, numbers.Integral):
+            raise InputTypeError("activations", "'same', a number of bits, or None", activations)
+        if not 1 <= activations <= 8:
+            raise InputError("activations", "'same', 1 to 8 bits, or None", activations)
+    if batchnorm not in BATCHNORMS:
+        raise InputError("batchnorm", f"one of {BATCHNORMS}", batchnorm)
+
+
+def _batches(data):
+    """Batches of inputs, to be gone through more than once."""
+    if isinstance(data, (np.ndarray, tf.Tensor)):
+        return [data[i : i + _BATCH] for i in range(0, len(data), _BATCH)]
+    if isinstance(data, tf.data.Dataset):
+        return data.map(lambda *batch: batch[0])
+    try:
+        found = [batch[0] if isinstance(batch, tuple) else batch for batch in data]
+    except TypeError:
+        found = None
+    if not found:
+        raise InputError("calibration", "batches of inputs", type(data).__name__)
+    return found

@@ -1,0 +1,215 @@
+"""The training step of a nested model: for each batch a step at every width, the highest first.
+
+For a width of b bits, with all weights stored in h bits (Double Rounding, arXiv 2502.01199):
+
+    forward    with weights read at b bits, activations quantized, the width's BatchNorm set
+    backward   straight through both roundings to the stored weights, which the optimizer moves
+    scales     s_b <- s_b - lr_b * g,   g = dL/ds_b / sqrt(n * p_b), clipped to -1 .. 1    (LSQ)
+
+where s_b = s * 2^(h-b) is the step of the codes at b bits, n the number of weights and
+p_b = 2^(b-1) - 1 (activations: 2^b - 1, of the mean over the examples). With ALRS,
+
+    lr_b = eta_b * lr * (1 - mean_i |g_i|),   eta_b = 10^(-D/2), or 5 * 10^(-(D+1)/2) for odd D,
+
+D = widths[0] - b, over all scales i of that width. (The paper prints lr - mean, which is negative
+for usual gradients; the product is ours.) A scale moves by 0.2 % in a step at most (ours).
+
+Weights are stored as codes under their scale and as nothing else, so a new scale means to round
+them anew. That is done, stochastically, once the scale has moved by a hundredth (ours).
+
+Distillation (recursive, as Any-Precision DNN, arXiv 1911.07346): below the highest width the loss
+is
+
+    (1 - d) * loss(labels) + d * cross-entropy(softmax of the next higher width's logits, logits)
+"""
+
+import tensorflow as tf
+
+from omc.errors import InputError, ModelError
+from omc.keras.gradient import read
+from omc.keras.optimizers import slim
+
+_MOST = 0.002  # Part by which a scale moves in a step at most.
+_ROUNDED_ANEW = 0.01  # Part by which the weights' scale has moved when they are.
+_LEAST = 1e-8
+
+
+def joint_train_step(model, state):
+    """What stands in for a nested model's `train_step`.
+
+    Args:
+        model: A `tf.keras.Model` with Keras' own train_step.
+        state: Its `omc.keras.nesting.Nesting`.
+
+    Returns:
+        Function from a batch, as Keras gives it to `train_step`, to a dict of logs: the loss, mean
+        over the widths, and the compiled metrics at the highest width.
+    """
+    if type(model).train_step is not tf.keras.Model.train_step:
+        raise ModelError(
+            "model",
+            "a model with Keras' own train_step",
+            f"{model.name!r}, whose class defines another",
+            "take your step inside omc.at_width(model, bits), for each width.",
+        )
+
+    def train_step(data):
+        x, y, weights = tf.keras.utils.unpack_x_y_sample_weight(data)
+        _build_optimizer(model)
+        before, teacher, last = state.bits, None, []
+        try:
+            for bits in state.options.widths:
+                state.use(bits)
+                with tf.control_dependencies(last):  # One width's step after the other's.
+                    inputs = tf.nest.map_structure(tf.identity, x)
+                outputs, last = _step(model, state, inputs, y, weights, teacher)
+                if teacher is None:
+                    logs = model.compute_metrics(x, y, outputs, weights)
+                teacher = outputs
+        finally:
+            state.use(before)
+        with tf.control_dependencies(last):
+            _round_anew(state)
+        logs["loss"] = model.compiled_loss.metrics[0].result()
+        return logs
+
+    train_step.autograph_info__ = None  # AutoGraph leaves it alone, and converts the layers.
+    return train_step
+
+
+def _step(model, state, x, y, sample_weights, teacher):
+    """A step at the width in use: (outputs, tensors that are there once it is done)."""
+    tables = {id(table): table for table in state.tables.values()}
+    scales = [*tables.values(), *(variable.learned_scale for variable in state.variables)]
+    with tf.GradientTape() as tape:
+        tape.watch(scales)
+        outputs = model(x, training=True)
+        loss = model.compute_loss(x, y, outputs, sample_weights)
+        if teacher is not None and state.options.distillation:
+            distance = _cross_entropy(model, teacher, outputs, sample_weights)
+            loss = (1.0 - state.options.distillation) * loss + state.options.distillation * distance
+    sources = [*model.trainable_variables, *scales]
+    pairs = model.optimizer.compute_gradients(loss, sources, tape)
+    count = len(sources) - len(scales)
+    model.optimizer.apply_gradients([pair for pair in pairs[:count] if pair[0] is not None])
+    gradients = {id(v): g for g, v in pairs[count:] if g is not None}
+    done = _move_scales(model, state, gradients)
+    return outputs, [loss, *done]
+
+
+def _move_scales(model, state, gradients):
+    """Steps of the scales of the width in use; returns their operations or tensors."""
+    bits, moves, sizes = state.bits, [], []
+    rate = tf.convert_to_tensor(_learning_rate(model), tf.float32)
+    for variable in state.variables:
+        gradient = gradients.get(id(variable.learned_scale))
+        if gradient is None:
+            continue
+        codec = variable.codec
+        fmt, dropped = codec.format, 2.0**codec.format.feedback_bits
+        scale, _ = codec.transform_of(read(variable.buffer))
+        step, levels = scale * dropped, max(fmt.max / dropped, 1.0)
+        size = _clipped(gradient / dropped / (codec.count * levels) ** 0.5)
+        moves.append((variable.learned_scale, size, step))
+        sizes.append(size)
+    inputs = []
+    for variable in state.variables:
+        table = state.tables.get(id(variable))
+        gradient = None if table is None else gradients.get(id(table))
+        if gradient is None:
+            continue
+        size = _clipped(gradient[bits] / (2.0 ** state.activation_bits(bits) - 1.0) ** 0.5)
+        inputs.append((table, size))
+        sizes.append(size[0])
+    if not sizes:
+        return []
+    if state.options.alrs:
+        calm = 1.0 - tf.reduce_mean(tf.abs(tf.stack(sizes)))
+        rate = _eta(state.options.widths[0] - bits) * rate * calm
+    done = []
+    for learned, size, step in moves:
+        part = tf.clip_by_value(rate * size / step, -_MOST, _MOST)
+        done.append(learned.assign_sub(part, read_value=False))
+    for table, size in inputs:
+        scale, offset = tf.unstack(table.read_value()[bits])
+        limit = _MOST * scale
+        moved = tf.stack(
+            [
+                tf.maximum(scale - tf.clip_by_value(rate * size[0], -limit, limit), _LEAST),
+                offset - tf.clip_by_value(rate * size[1], -limit, limit),
+            ]
+        )
+        row = tf.tensor_scatter_nd_update(table.read_value(), [[bits]], [moved])
+        done.append(table.assign(row, read_value=False))
+    return [operation for operation in done if operation is not None]
+
+
+def _round_anew(state):
+    """Gives the weights whose scale has moved enough their new scale, one after the other."""
+    last = []
+    for variable in state.variables:
+        with tf.control_dependencies(last):
+            moved = variable.learned_scale.read_value()
+        last = [
+            tf.cond(
+                tf.abs(moved) > _ROUNDED_ANEW,
+                lambda v=variable, m=moved: _rescale(v, m),
+                lambda: tf.constant(False),
+            )
+        ]
+
+
+def _rescale(variable, moved):
+    variable.rescale(tf.exp(moved))
+    variable.learned_scale.assign(0.0)
+    return tf.constant(True)
+
+
+def _eta(difference):
+    if difference % 2:
+        return 5.0 * 10.0 ** (-(difference + 1) / 2)
+    return 10.0 ** (-difference / 2)
+
+
+def _clipped(gradient):
+    gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
+    return tf.clip_by_value(gradient, -1.0, 1.0)
+
+
+def _cross_entropy(model, teacher, outputs, sample_weights):
+    """Mean cross-entropy of outputs against another width's, both over the last axis."""
+    if not tf.is_tensor(outputs):
+        tip = "pass distillation=0 to omc.nest for models with several outputs."
+        raise InputError("distillation", "one tensor of outputs", type(outputs).__name__, tip)
+    teacher, outputs = tf.cast(teacher, tf.float32), tf.cast(outputs, tf.float32)
+    if _gives_probabilities(model):
+        teacher, outputs = (tf.math.log(p + 1e-7) for p in (teacher, outputs))
+    losses = tf.nn.softmax_cross_entropy_with_logits(
+        labels=tf.stop_gradient(tf.nn.softmax(teacher)), logits=outputs
+    )
+    if sample_weights is not None:
+        sample_weights = tf.cast(sample_weights, losses.dtype)
+        while sample_weights.shape.rank < losses.shape.rank:
+            sample_weights = sample_weights[..., tf.newaxis]
+        losses *= sample_weights
+    return tf.reduce_mean(losses)
+
+
+def _gives_probabilities(model):
+    last = model.layers[-1] if model.layers else None
+    softmax = tf.keras.activations.softmax
+    return isinstance(last, tf.keras.layers.Softmax) or getattr(last, "activation", 0) is softmax
+
+
+def _build_optimizer(model):
+    """Makes the slots of all trainable variables: a width's step knows those of its set only."""
+    optimizer = model.optimizer
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if not getattr(inner, "_built", False):
+        slim(inner)
+        with tf.init_scope():
+            inner.build(model.trainable_variables)
+
+
+def _learning_rate(model):
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer).learning_rate

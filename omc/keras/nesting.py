@@ -1,0 +1,270 @@
+"""Nested models: one stored model, many widths, of which one is in use.
+
+Double Rounding (arXiv 2502.01199) on OMC's packed weights: one integer model of 8 bits is stored;
+each width has its own activation quantizers and BatchNorm set, a few bytes a layer. Widths are
+switched by reading the same buffers under another format (`omc.nested`), not by copying.
+`omc.keras.calibration` prepares a model for it, `omc.keras.joint_training` trains it.
+"""
+
+import contextlib
+import dataclasses
+
+import tensorflow as tf
+
+from omc import nested
+from omc.errors import InputError, InputTypeError, ModelError
+from omc.keras import joint_training, wrapping
+from omc.keras.batchnorm_sets import BatchNormSets, batchnorm_layers
+from omc.keras.quantizers import InputQuantizer
+
+_FUNCTIONS = ("train_function", "test_function", "predict_function")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a caller of `omc.nest` chose; the attributes are its arguments.
+
+    Attributes:
+        widths: `bits`, a tuple, the highest first.
+        activations, batchnorm, rounding, distillation, alrs: As there.
+    """
+
+    widths: tuple
+    activations: object = "same"
+    batchnorm: str = "sets"
+    rounding: str = "nearest"
+    distillation: float = 0.5
+    alrs: bool = True
+
+
+class Nesting:
+    """What a nested model knows beside its weights; kept with the model.
+
+    Attributes:
+        options: `Options`.
+        prepared: Set of the widths that can be switched to: those of the options, and what
+            `calibrate` added.
+        bits: The width now.
+        variables: List of the `CompressedVariable`s that change their width.
+        tables: Dict of id of a variable -> table of its input quantizers' parameters.
+        batchnorms: List of `BatchNormSets`.
+        functions: Dict of a width -> what Keras traced at it.
+    """
+
+    def __init__(self, options, variables, batchnorms):
+        self.options = options
+        self.prepared = set()
+        self.bits = options.widths[0]
+        self.variables = variables
+        self.tables = {}
+        self.batchnorms = batchnorms
+        self.functions = {}
+
+    def use(self, bits):
+        """Has every variable and layer use a prepared width."""
+        for variable in self.variables:
+            variable.codec = nested.codec_at(variable.codec, bits, self.options.rounding)
+            variable.input_quantizer = self.quantizer(variable, bits)
+        for sets in self.batchnorms:
+            sets.use(bits)
+        self.bits = bits
+
+    def activation_bits(self, bits):
+        """Width of the activations beside weights of a width, or None."""
+        return bits if self.options.activations == "same" else self.options.activations
+
+    def quantizer(self, variable, bits):
+        """The `InputQuantizer` of a variable at a width, or None."""
+        table = self.tables.get(id(variable))
+        if table is None:
+            return None
+        return InputQuantizer(table, bits, self.activation_bits(bits))
+
+
+@contextlib.contextmanager
+def at_width(model, bits):
+    """Context in which a nested model is at a width: for one's own loops, and while tracing.
+
+    Functions that Keras has traced for `predict` and the like are not touched; use
+    `omc.nested.switch` for those.
+
+    Args:
+        model: A model that `nest` has prepared.
+        bits: A prepared width.
+
+    Raises:
+        InputTypeError, InputError, ModelError: As `omc.nested.switch`.
+    """
+    state = checked_nesting(model)
+    check_prepared(state, bits)
+    before = state.bits
+    state.use(bits)
+    try:
+        yield model
+    finally:
+        state.use(before)
+
+
+@nested.switch.register
+def _(target: tf.keras.Model, bits):
+    state = checked_nesting(target)
+    check_prepared(state, bits)
+    if bits == state.bits:
+        return target
+    # What Keras traced is of one width; kept, so that switching back costs nothing.
+    compiled = getattr(target, "compiled_loss", None)
+    state.functions[state.bits] = compiled, {n: getattr(target, n) for n in _FUNCTIONS}
+    state.use(bits)
+    made_for, functions = state.functions.get(bits, (None, {}))
+    for name in _FUNCTIONS:
+        kept = functions.get(name) if made_for is compiled else None
+        setattr(target, name, kept)
+    return target
+
+
+def nesting_of(model):
+    """The `Nesting` of a model, or None."""
+    return vars(model).get("_omc_nesting")
+
+
+def checked_nesting(model):
+    """The `Nesting` of a model.
+
+    Raises:
+        InputTypeError: `model` is no Keras model.
+        ModelError: It is not nested.
+    """
+    if not isinstance(model, tf.keras.Model):
+        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
+    state = nesting_of(model)
+    if state is None:
+        got = f"{model.name!r}, which has one width only"
+        tip = "prepare it with omc.nest(model, bits=..., calibration=...)."
+        raise ModelError("model", "a nested model", got, tip)
+    return state
+
+
+def attach(model, variables, options):
+    """Gives a wrapped model its `Nesting`, without quantizers and sets yet.
+
+    Args:
+        model: A wrapped model.
+        variables: List of its `CompressedVariable`s that change their width.
+        options: `Options`.
+    """
+    shared = options.batchnorm == "shared"
+    batchnorms = [BatchNormSets(layer, shared) for layer in batchnorm_layers(model)]
+    state = Nesting(options, variables, batchnorms)
+    for variable in variables:
+        variable.codec = dataclasses.replace(variable.codec, saturates=True)
+        wrapping.give_reason(variable, f"nested, read at {_listed(options.widths)} bits")
+        with tf.init_scope():
+            variable.learned_scale = tf.Variable(0.0, trainable=False, name="scale")
+    vars(model)["_omc_nesting"] = state  # Past Keras' attribute tracking.
+    vars(model)["train_step"] = joint_training.joint_train_step(model, state)
+    return state
+
+
+def add_tables(model, state, variables):
+    """Makes the table of input quantizers of each variable, a weight of the layer that owns it."""
+    owners = {
+        id(weight): layer
+        for layer in model._flatten_layers()
+        for weight in (*layer._trainable_weights, *layer._non_trainable_weights)
+    }
+    for variable in variables if state.options.activations is not None else ():
+        table = state.tables[id(variable)] = owners[id(variable)].add_weight(
+            name=f"{_name(variable)}_inputs",
+            shape=(variable.codec.format.bits + 1, 2),
+            dtype=tf.float32,
+            initializer="ones",
+            trainable=False,
+            experimental_autocast=False,
+        )
+        wrapping.give_reason(table, "quantizers of activations")
+
+
+def check_prepared(state, bits):
+    """Raises the error of a width that a `Nesting` cannot be switched to."""
+    for variable in state.variables:
+        nested.format_at(variable.codec.format, bits)
+    if bits in state.prepared:
+        return
+    if not state.tables and not state.batchnorms:
+        state.prepared.add(bits)  # The codes are all that a width has.
+        return
+    raise InputError(
+        "bits",
+        f"a width that is prepared: {_listed(sorted(state.prepared, reverse=True))}",
+        bits,
+        "prepare it with omc.calibrate(model, data, bits).",
+    )
+
+
+def added_variables(model):
+    """What `nest` and `calibrate` gave a model to hold, in an order that is the same every time."""
+    state = nesting_of(model)
+    if state is None:
+        return []
+    found = [state.tables[id(v)] for v in state.variables if id(v) in state.tables]
+    return found + [v for sets in state.batchnorms for v in sets.added_variables()]
+
+
+def stored_codec(variable):
+    """The codec of all that a compressed variable stores, whatever width it is read at."""
+    codec = variable.codec
+    if variable.learned_scale is None:
+        return codec
+    full = nested.codec_at(codec, codec.format.bits)
+    return dataclasses.replace(full, saturates=False)
+
+
+def described(model, variables):
+    """A nested model's structure, as JSON has it; None for another model.
+
+    Args:
+        model: A `tf.keras.Model`.
+        variables: List of its variables, those that `nest` added last.
+    """
+    state = nesting_of(model)
+    if state is None:
+        return None
+    places = {id(variable): place for place, variable in enumerate(variables)}
+    return {
+        **dataclasses.asdict(state.options),
+        "bits": state.bits,
+        "widths": list(state.options.widths),
+        "prepared": sorted(state.prepared, reverse=True),
+        "variables": [places[id(variable)] for variable in state.variables],
+        "tables": [id(variable) in state.tables for variable in state.variables],
+        "variables_before": len(variables) - len(added_variables(model)),
+    }
+
+
+def restore(model, variables, structure):
+    """Makes a wrapped model nested as another one was; its added variables are still to be filled.
+
+    Args:
+        model: A wrapped model that is not nested.
+        variables: List of its variables, in the order of `described`.
+        structure: What `described` gave.
+    """
+    fields = {field.name for field in dataclasses.fields(Options)}
+    options = {name: value for name, value in structure.items() if name in fields}
+    options["widths"] = tuple(options["widths"])
+    chosen = [variables[place] for place in structure["variables"]]
+    state = attach(model, chosen, Options(**options))
+    add_tables(model, state, [v for v, has in zip(chosen, structure["tables"]) if has])
+    for bits in structure["prepared"]:
+        for sets in state.batchnorms:
+            sets.add(bits)
+        state.prepared.add(bits)
+    state.use(structure["bits"])
+
+
+def _listed(widths):
+    return ", ".join(map(str, widths))
+
+
+def _name(variable):
+    return variable.name.split(":")[0]
