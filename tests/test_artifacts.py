@@ -169,7 +169,7 @@ def test_other_files_are_refused(place, content):
 
 def test_a_newer_version_is_refused_by_name(place, monkeypatch):
     monkeypatch.setattr(artifacts, "VERSION", 12)
-    artifacts.write(place / "newer.omc", sample())
+    artifacts.write(place / "newer.omc", peaked(), coded=True)
     monkeypatch.undo()
     with pytest.raises(ArtifactError, match="of version 12. Tip: install a newer omc"):
         artifacts.read(place / "newer.omc", "model")
@@ -210,6 +210,98 @@ def test_the_head_of_many_small_variables_is_small(tmp_path):
             entries.append(raw(f"block_{block}_expand_BN/{name}", "float32", (300,)))
     artifacts.write(tmp_path / "m.omc", Artifact("model", tuple(entries)))
     assert (tmp_path / "m.omc").stat().st_size <= 1.01 * sum(e.data.nbytes for e in entries)
+
+
+# Coded tensors.
+
+
+def peaked():
+    """As `sample`, of values that coding shortens."""
+    entries = []
+    for entry in sample().entries:
+        shape = (40, *entry.shape)
+        codec = entry.codec and Codec(entry.codec.format, shape, entry.codec.transform)
+        if codec:
+            data = np.zeros(codec.nbytes, np.uint8)
+            data[:: codec.nbytes // 5] = 77
+        else:
+            data = np.arange(40 * int(np.prod(entry.shape))).reshape(shape) % 3
+            data = data.astype(entry.data.dtype)
+        entries.append(Entry(entry.name, shape, codec, data))
+    return Artifact("model", tuple(entries), sample().properties)
+
+
+@pytest.mark.parametrize("artifact", [sample(), peaked(), Artifact("model", ())])
+def test_coded_files_hold_the_same(place, artifact):
+    artifacts.write(place / "plain.omc", artifact)
+    artifacts.write(place / "coded.omc", artifact, coded=True)
+    assert_equal(artifacts.read(place / "coded.omc", "model"), artifact)
+    sizes = [(place / f"{name}.omc").stat().st_size for name in ("plain", "coded")]
+    assert sizes[1] <= sizes[0]
+
+
+def test_only_files_with_coded_tensors_need_the_newer_version(place):
+    for artifact, coded, version in (
+        (peaked(), True, 2),
+        (peaked(), False, 1),
+        (sample(), True, 1),
+    ):
+        artifacts.write(place / "v.omc", artifact, coded=coded)
+        assert b'"omc_artifact":"%d"' % version in (place / "v.omc").read_bytes()
+
+
+def test_what_coded_tensors_hold_is_safetensors_still(place):
+    artifacts.write(place / "coded.omc", peaked(), coded=True)
+    tensors = safetensors.numpy.load_file(place / "coded.omc")
+    assert {name: array.dtype.name for name, array in tensors.items()} == {
+        "0": "uint8",
+        "3": "uint8",
+        "float32": "uint8",
+        "int64": "int64",
+    }
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10_000), st.integers(0, 7))
+def test_any_altered_bit_of_a_coded_file_is_noticed(place, index, bit):
+    artifacts.write(place / "c.omc", peaked(), coded=True)
+    content = bytearray((place / "c.omc").read_bytes())
+    content[index % len(content)] ^= 1 << bit
+    with pytest.raises(ArtifactError):
+        read_bytes(place, bytes(content))
+
+
+def test_sealed_streams_that_are_damaged_are_refused(place, monkeypatch):
+    """Under a right checksum of the file: altered streams, and names that are none."""
+    encode = artifacts._encode
+
+    def altered(change):
+        def write(tensors, table):
+            names = encode(tensors, table)
+            return change(tensors, names) or names
+
+        monkeypatch.setattr(artifacts, "_encode", write)
+        artifacts.write(place / "altered.omc", peaked(), coded=True)
+        monkeypatch.setattr(artifacts, "_encode", encode)
+        with pytest.raises(ArtifactError, match="malformed"):
+            artifacts.read(place / "altered.omc", "model")
+
+    altered(lambda tensors, names: tensors.update({"0": tensors["0"][:-1]}))
+    altered(lambda tensors, names: tensors.update({"0": tensors["3"]}))
+    altered(lambda tensors, names: tensors.update({"float32": tensors["float32"].view(np.int8)}))
+    altered(lambda tensors, names: [*names, "7"])
+    altered(lambda tensors, names: [*names, "int64"])
+    altered(lambda tensors, names: 7)
+
+
+def test_a_few_bytes_cannot_ask_for_much_memory(place):
+    codec = Codec(Format.parse("INT8"), (3000, 1000))
+    entry = Entry("kernel", codec.shape, codec, np.zeros(codec.nbytes, np.uint8))
+    artifacts.write(place / "tiny.omc", Artifact("model", (entry,)), coded=True)
+    assert (place / "tiny.omc").stat().st_size < 1000
+    with pytest.raises(ArtifactError, match="at most 1000000 bytes"):
+        artifacts.read(place / "tiny.omc", "model", limit=1_000_000)
+    assert artifacts.read(place / "tiny.omc", "model").entries[0].data.nbytes == codec.nbytes
 
 
 # Writing.

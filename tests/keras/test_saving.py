@@ -97,6 +97,19 @@ def test_stored_bytes_come_back_exactly(tmp_path, name, target):
     ]
 
 
+@pytest.mark.parametrize("target", ["wrapped", "plain"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_coded_files_load_the_same(tmp_path, name, target):
+    policy = POLICIES[name]
+    model = saved(tmp_path / "m.omc", policy)
+    omc.save(model, tmp_path / "coded.omc", coded=True)
+    sizes = [(tmp_path / f).stat().st_size for f in ("m.omc", "coded.omc")]
+    assert sizes[1] < sizes[0]
+    other = omc.wrap(network(), policy) if target == "wrapped" else network()
+    omc.load(tmp_path / "coded.omc", other)
+    assert contents(other) == contents(model)
+
+
 @given(
     formats=st.lists(st.sampled_from([*FORMATS, "FP32"]), min_size=3, max_size=3),
     seed=st.integers(0, 2**31 - 1),

@@ -1,4 +1,4 @@
-"""Stands in for tff_sims.simulate and tff_sims.evaluate: their flags and files, made-up figures.
+"""Stands in for tff_sims.simulate, evaluate and central: their flags and files, made-up figures.
 
 python stub.py -m tff_sims.simulate --flag=value ...
 
@@ -48,9 +48,46 @@ def main():
             versions={"omc": "0", "tensorflow": "2"},
         )
         (out / f"weights-{flags['seed']}.npz").write_bytes(b"weights")
+    if sys.argv[2].endswith("central"):
+        figures.update(central(flags, out, rng))
     part = out / "summary.part"  # Like the real one's: there whole or not at all.
     part.write_text(json.dumps(figures))
     part.rename(out / "summary.json")
+
+
+def central(flags, out, rng):
+    fp32, epochs = flags["method"] == "fp32", int(flags["epochs"])
+    for _ in train(out, epochs, flags["seed"]):
+        pass
+    if fp32:
+        (out / f"weights-{flags['seed']}.npz").write_bytes(b"weights")
+    given = "32" if fp32 else ",".join(filter(None, [flags["bits"], flags.get("extra_bits")]))
+    widths = given.split(",")
+    figures = {
+        "accuracies": {width: rng.uniform(0.5, 0.9) for width in widths},
+        "bytes_at_width": {width: round(DENSE * int(width) / 32) for width in widths},
+        "cpu_seconds_per_step": rng.uniform(0.1, 0.2) if epochs else None,
+        "parameter_bytes": DENSE if fp32 else DENSE // 4,
+        "peak_memory_bytes": 3 * DENSE if epochs else None,
+        "domain": flags.get("domain"),
+        "versions": {"omc": "0", "tensorflow": "2"},
+    }
+    if flags.get("read_by_shift") == "true":
+        figures["shift_accuracies"] = {width: rng.uniform(0.2, 0.5) for width in widths}
+    return {**figures, "accuracy": figures["accuracies"][widths[0]]}
+
+
+def train(out, total, seed):
+    """Yields each round's number; those that an earlier attempt has trained take no time."""
+    trained = out / "trained"
+    done = len(trained.read_text().splitlines()) if trained.exists() else 0
+    for number in range(1, total + 1):
+        yield number
+        if number > done:
+            time.sleep(float(os.environ.get("STUB_SECONDS", 0)))
+            with open(trained, "a") as file:  # One write: a kill comes before or after it.
+                file.write(f"{number}\n")
+            print(f"[{number}/{total}] seed {seed}", flush=True)
 
 
 def memory(flags, share):
@@ -59,9 +96,8 @@ def memory(flags, share):
 
 
 def rounds(flags, out, rng, share):
-    trained, total, rows = out / "trained", int(flags["rounds"]), []
-    done = len(trained.read_text().splitlines()) if trained.exists() else 0
-    for number in range(1, total + 1):
+    total, rows = int(flags["rounds"]), []
+    for number in train(out, total, flags["seed"]):
         evaluated = number == total or number % int(flags["evaluate_every"]) == 0
         rows.append(
             dict(
@@ -71,11 +107,6 @@ def rounds(flags, out, rng, share):
                 uplink_bytes=round(DENSE * share) + 44,
             )
         )
-        if number > done:
-            time.sleep(float(os.environ.get("STUB_SECONDS", 0)))
-            with open(trained, "a") as file:  # One write: a kill comes before or after it.
-                file.write(f"{number}\n")
-            print(f"[{number}/{total}] seed {flags['seed']}", flush=True)
     with open(out / "rounds.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -7,6 +7,8 @@
   python -m tff_sims.tables omc --list             # what is run, and what is finished
   python -m tff_sims.tables omc --report           # shows what is finished, runs nothing
   python -m tff_sims.tables omc --report --docs=docs/results    # writes the page, too
+  python -m tff_sims.tables nested --task=keywords              # another table
+  python -m tff_sims.tables nested --task=pictures --domain=DATA
 
 Each run has its own folder in --out, and its own share of the cores. The same command goes on where
 it stopped, killed or not; what is finished is never run again. Exit status: 0, or 1 where a run
@@ -27,7 +29,9 @@ from tff_sims.tables.folder import Folder, FolderError  # noqa: E402
 from tff_sims.tables.runner import run_jobs  # noqa: E402
 
 _MOST_AT_ONCE = 4
-TABLES = ("omc",)  # Each a module of this package with TASKS and build(task, quick) -> plan.Table.
+# Each a module of this package with TASKS and build(task, quick) -> plan.Table. Where WITH_DOMAIN
+# has tasks whose data the user has to name, build(task, quick, domain).
+TABLES = ("omc", "nested")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,13 +56,17 @@ def main(arguments=None, python=(sys.executable,)):
     task = arguments.task or next(iter(module.TASKS))
     if task not in module.TASKS:
         return _refuse(f"--task: expected one of {', '.join(module.TASKS)}, but got {task!r}.")
-    table = module.build(task, arguments.quick)
+    wanted, given = task in getattr(module, "WITH_DOMAIN", ()), arguments.domain
+    if (given and not wanted) or (wanted and not (given or arguments.list or arguments.report)):
+        expected = "the folder or zip of its data" if wanted else "none"
+        return _refuse(f"--domain: expected {expected} with task {task}, but got {given!r}.")
+    table = module.build(task, arguments.quick, *([given] if wanted else []))
     sections = [section.name for section in table.sections]
     if arguments.only not in (None, *sections):
         return _refuse(
             f"--only: expected one of {', '.join(sections)}, but got {arguments.only!r}."
         )
-    page = arguments.docs and arguments.docs / f"{table.name}.md"
+    page = arguments.docs and arguments.docs / f"{table.files}.md"
     if page and not page.is_file():
         return _refuse(
             f"--docs: expected a folder with the page {page.name}, but got {page.parent}."
@@ -87,6 +95,7 @@ def _parse(arguments):
     )
     parser.add_argument("table", choices=TABLES, help="whose table")
     parser.add_argument("--task", help="task to learn; the table's own by default")
+    parser.add_argument("--domain", help="folder or zip of the data, for task pictures")
     parser.add_argument("--quick", action="store_true", help="short form: ends in 10 minutes")
     parser.add_argument("--only", help="name of the only section to run (see --list)")
     parser.add_argument(
@@ -120,10 +129,11 @@ def _list(table, only, folder):
         if only not in (None, section.name):
             continue
         print(f"\n{section.name}: {section.title}")
-        for row in section.rows:
-            done = [str(seed) for seed in table.seeds if folder.finished(row.run, seed)]
-            state = f"seeds {', '.join(done)} finished" if done else "nothing finished"
-            print(f"  {row.label:24}  {row.run:32}  {state}")
+        for label, names in section.shown:
+            for name in names:
+                done = [str(seed) for seed in table.seeds if folder.finished(name, seed)]
+                state = f"seeds {', '.join(done)} finished" if done else "nothing finished"
+                print(f"  {label:32}  {name:32}  {state}")
     jobs = table.jobs(only)
     done = [job for job in jobs if folder.finished(job[0].name, job[1])]
     print(f"\n{len(done)} of {len(jobs)} runs finished in {folder.path}")
@@ -146,7 +156,7 @@ def _make(table, arguments, folder, python):
     print(f"\n{report.text(told)}\n\n{folder.path}: {', '.join(names)}")
     if arguments.docs:
         report.publish(table, folder, names, arguments.docs)
-        print(f"{arguments.docs / table.name}.md is filled in")
+        print(f"{arguments.docs / table.files}.md is filled in")
     if left:
         minutes = f"{table.minutes:g} minutes"
         print(f"{len(left)} runs were left out to end within {minutes}; the same command goes on.")

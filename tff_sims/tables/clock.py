@@ -21,25 +21,27 @@ class Clock:
         self._start = time.perf_counter()
         self._first = {}  # Running job -> how its rounds were first seen.
         self._rest = {}  # Running job -> seconds that it still takes.
-        self._pace = None
+        self._pace = None  # Seconds by effort.
 
     @property
     def seconds(self):
         """Seconds since the start."""
         return time.perf_counter() - self._start
 
-    def running(self, job, done, total, seconds):
+    def running(self, run, seed, done, total, seconds):
         """Takes note of how far a running job is.
 
         Args:
-            job: Its (name, seed).
+            run, seed: The job.
             done, total: Rounds; done may count rounds of an earlier attempt.
             seconds: Since it began.
         """
+        job = run.name, seed
         first_done, first_seconds = self._first.setdefault(job, (done, seconds))
         if done > first_done:
-            self._pace = (seconds - first_seconds) / (done - first_done)
-            self._rest[job] = self._pace * (total - done)
+            round_seconds = (seconds - first_seconds) / (done - first_done)
+            self._pace = round_seconds / run.weight
+            self._rest[job] = round_seconds * (total - done)
 
     def estimate(self, run):
         """Seconds that a run takes, or None where nothing is known yet."""
@@ -50,12 +52,12 @@ class Clock:
                 if record is not None and other.name == run.name:
                     same.append(record.seconds)
                 elif record is not None and other.program == run.program:
-                    pace.append(record.seconds / max(other.rounds, 1))
+                    pace.append(record.seconds / other.effort)
         if same:
             return statistics.fmean(same)
         if not pace and self._pace is not None:
             pace.append(self._pace)
-        return statistics.fmean(pace) * max(run.rounds, 1) if pace else None
+        return statistics.fmean(pace) * run.effort if pace else None
 
     def left(self):
         """Time that all unfinished jobs will take, as text."""

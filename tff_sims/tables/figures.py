@@ -3,7 +3,10 @@
 import math
 import statistics
 
+from tff_sims.tables import widths
 from tff_sims.tables.grid import Grid
+from tff_sims.tables.plan import Claim, WidthSection
+from tff_sims.tables.readings import mean, paired, plain, std, summed, with_spread
 
 _BYTES = {
     "parameter_bytes": "parameters",
@@ -18,13 +21,19 @@ def summaries(table, folder):
 
     Returns:
         Dict of run name -> dict of seed -> the run's summary, and in it "error": word error rate or
-        share of wrong answers in percent, the mean over the run's last evaluations (`plan.Run`).
+        share of wrong answers in percent, the mean over the run's last evaluations (`plan.Run`);
+        and where there are accuracies at several widths, "errors" and "shift_errors" likewise, each
+        a dict of the width, a str, -> percent.
     """
     found = {}
     for name, run in table.runs.items():
         of_seeds = {seed: folder.summary(name, seed) for seed in table.seeds}
         found[name] = {
-            seed: {**summary, "error": _error(run, summary, folder.rounds(name, seed))}
+            seed: {
+                **summary,
+                "error": _error(run, summary, folder.rounds(name, seed)),
+                **_errors(summary),
+            }
             for seed, summary in of_seeds.items()
             if summary is not None
         }
@@ -37,20 +46,26 @@ def _error(run, summary, rounds):
     return statistics.fmean(errors) if errors else 100 * (1 - summary["accuracy"])
 
 
-def paired(found, run, baseline):
-    """Error of a run minus that of another with the same seed, in points.
+def _errors(summary):
+    found = {}
+    for key in ("accuracies", "shift_accuracies"):
+        if key in summary:
+            errors = {width: 100 * (1 - share) for width, share in summary[key].items()}
+            found[key.replace("accuracies", "errors")] = errors
+    return found
+
+
+def section_grids(section, table, found):
+    """A section as a list of `Grid`s.
 
     Args:
+        section: `plan.Section` or `plan.WidthSection`.
+        table: `plan.Table`.
         found: What `summaries` returned.
-        run, baseline: Names of runs.
-
-    Returns:
-        List of floats, one a seed that both have finished, in order of the seeds.
     """
-    return [
-        found[run][seed]["error"] - found[baseline][seed]["error"]
-        for seed in sorted(set(found[run]) & set(found[baseline]))
-    ]
+    if isinstance(section, WidthSection):
+        return widths.grids(section, found)
+    return [section_grid(section, table, found)]
 
 
 def section_rows(section, found):
@@ -79,18 +94,18 @@ def _row(row, baseline, found):
         "label": row.label,
         "run": row.run,
         "seeds": len(own),
-        "error": _mean(errors),
-        "error_std": _std(errors),
-        "difference": _mean(differences),
-        "difference_std": _std(differences),
+        "error": mean(errors),
+        "error_std": std(errors),
+        "difference": mean(differences),
+        "difference_std": std(differences),
         "relative": None,
     }
     shared = [base[seed]["error"] for seed in sorted(set(own) & set(base))]
-    if differences and _mean(shared) > 0:
-        figures["relative"] = 100 * figures["difference"] / _mean(shared)
+    if differences and mean(shared) > 0:
+        figures["relative"] = 100 * figures["difference"] / mean(shared)
     for key in [*_BYTES, "rounds_per_minute"]:
-        figures[key] = _mean([s[key] for s in own.values() if s.get(key) is not None])
-        reference = _mean([s[key] for s in base.values() if s.get(key) is not None])
+        figures[key] = mean([s[key] for s in own.values() if s.get(key) is not None])
+        reference = mean([s[key] for s in base.values() if s.get(key) is not None])
         known = figures[key] is not None and reference
         figures[f"{key}_ratio"] = figures[key] / reference if known else None
     return figures
@@ -100,8 +115,8 @@ def section_grid(section, table, found):
     """A section as a `Grid`."""
     rows = section_rows(section, found)
     for row in rows:
-        row["error_text"] = _with_spread(row["error"], row["error_std"], ".2f")
-        row["difference_text"] = _with_spread(row["difference"], row["difference_std"], "+.2f")
+        row["error_text"] = with_spread(row["error"], row["error_std"], ".2f")
+        row["difference_text"] = with_spread(row["difference"], row["difference_std"], "+.2f")
         row.update({f"{key}_mb": row[key] and row[key] / 1e6 for key in _BYTES})
     columns = [
         ("label", "", ""),
@@ -121,31 +136,15 @@ def target_grid(table, found):
     """The table's targets, what was measured, and whether they are met, as a `Grid`."""
     rows = []
     for target in table.targets:
-        (section,) = (part for part in table.sections if part.name == target.section)
-        (row,) = (row for row in section_rows(section, found) if row["label"] == target.label)
-        (baseline,) = (part.run for part in section.rows if part.label == section.baseline)
-        of = f"{target.section}, {target.label}"
-        seeds = f"{row['seeds']} of {len(table.seeds)}"
-        if target.key == "error":
-            points, percent = target.limit
-            known = row["relative"] is not None
-            points_above, percent_above = _plain(row["difference"], 2), _plain(row["relative"], 1)
-            measured = known and f"{points_above:+.2f} points, {percent_above:+.1f} %"
-            met = known and (row["difference"] <= points or row["relative"] <= percent)
-            what = f"{of}: {table.metric} above {section.baseline} ({baseline})"
-            wanted = f"at most {points:g} points, or {percent:g} %"
-        else:
-            value = row[target.key]
-            known = value is not None
-            measured, met = known and f"{value:.3f}", known and value <= target.limit
-            what = f"{of}: {target.key.replace('_', ' ')}"
-            wanted = f"at most {target.limit:g}"
+        told = _claimed if isinstance(target, Claim) else _targeted
+        row = told(target, table, found)
+        known, met = row.pop("known"), row.pop("met")
         judged = ("met" if met else "NOT met") if known else "not measured"
         if known and table.quick:
             judged = "too rough to judge"
-        rows.append(
-            dict(what=what, wanted=wanted, measured=measured or "-", verdict=judged, seeds=seeds)
-        )
+        seeds = f"{row['seeds']} of {len(table.seeds)}"
+        measured = row["measured"] if known else "-"
+        rows.append({**row, "measured": measured, "verdict": judged, "seeds": seeds})
     columns = [
         ("what", "target", ""),
         ("wanted", "wanted", ""),
@@ -156,6 +155,51 @@ def target_grid(table, found):
     return Grid("targets", "Targets", columns, rows)
 
 
+def _targeted(target, table, found):
+    """What a `plan.Target` says, a dict."""
+    (section,) = (part for part in table.sections if part.name == target.section)
+    (row,) = (row for row in section_rows(section, found) if row["label"] == target.label)
+    (baseline,) = (part.run for part in section.rows if part.label == section.baseline)
+    of = f"{target.section}, {target.label}"
+    if target.key == "error":
+        points, percent = target.limit
+        known = row["relative"] is not None
+        above, above_percent = plain(row["difference"], 2), plain(row["relative"], 1)
+        return dict(
+            what=f"{of}: {table.metric} above {section.baseline} ({baseline})",
+            wanted=f"at most {points:g} points, or {percent:g} %",
+            measured=known and f"{above:+.2f} points, {above_percent:+.1f} %",
+            known=known,
+            met=known and (row["difference"] <= points or row["relative"] <= percent),
+            seeds=row["seeds"],
+        )
+    figure = row[target.key]
+    known = figure is not None
+    return dict(
+        what=f"{of}: {target.key.replace('_', ' ')}",
+        wanted=f"at most {target.limit:g}",
+        measured=known and f"{figure:.3f}",
+        known=known,
+        met=known and figure <= target.limit,
+        seeds=row["seeds"],
+    )
+
+
+def _claimed(claim, table, found):
+    """What a `plan.Claim` says, a dict."""
+    del table
+    sums = summed(found, claim.terms)
+    known = bool(sums)
+    return dict(
+        what=claim.what,
+        wanted=f"at most {claim.limit:g} points",
+        measured=known and f"{with_spread(mean(sums), std(sums), '+.2f')} points",
+        known=known,
+        met=known and mean(sums) <= claim.limit,
+        seeds=len(sums),
+    )
+
+
 def effect_grid(table, found):
     """What taking away each part of the method does to the error, as a `Grid`."""
     rows = []
@@ -164,10 +208,10 @@ def effect_grid(table, found):
         rows.append(
             {
                 "part": effect.part,
-                "without": effect.without,
-                "with": effect.with_it,
+                "without": effect.without.text,
+                "with": effect.with_it.text,
                 "by_seed": differences,
-                "difference": _with_spread(_mean(differences), _std(differences), "+.2f"),
+                "difference": with_spread(mean(differences), std(differences), "+.2f"),
                 "verdict": verdict(differences),
             }
         )
@@ -194,22 +238,3 @@ def verdict(differences):
     if not same_sign or abs(mean) <= 2 * spread / math.sqrt(len(differences)):
         return "does not show"
     return "shows: worse without" if mean > 0 else "shows: better without"
-
-
-def _mean(values):
-    return statistics.fmean(values) if values else None
-
-
-def _std(values):
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
-def _with_spread(mean, spread, spec):
-    if mean is None:
-        return None
-    return f"{_plain(mean, 2):{spec}}" + (f" ± {spread:.2f}" if spread is not None else "")
-
-
-def _plain(value, digits):
-    """Rounded, and never -0; None stays."""
-    return None if value is None else round(value, digits) + 0.0

@@ -109,7 +109,7 @@ class Folder:
                 continue
             old, new = _flags(record.arguments), _flags(run.arguments(seed, self.of))
             for flag in [*new, *old]:
-                if old.get(flag) != new.get(flag):
+                if flag not in run.places and old.get(flag) != new.get(flag):
                     raise FolderError(
                         f"--out: expected runs of this table, but {self.of(run.name, seed)} was run"
                         f" with --{flag}={old.get(flag)}, not {new.get(flag)}; name another folder."

@@ -8,7 +8,7 @@ are to be compared with FP32 here, seed by seed, and not with the paper's.
 import dataclasses
 from typing import Optional
 
-from tff_sims.tables.plan import EVALUATE, Effect, Row, Run, Section, Table, Target
+from tff_sims.tables.plan import EVALUATE, Curve, Effect, Reading, Row, Run, Section, Table, Target
 
 NAME = "omc"
 _FORMATS = ("S1E4M14", "S1E5M10", "S1E3M7", "S1E2M3")
@@ -138,6 +138,8 @@ def build(task="speech", quick=False):
     return Table(
         name=NAME,
         title=_title(task, scale),
+        legend=f"{subject.metric} in percent of the quantized model that a client would hold, mean "
+        "± standard deviation over seeds; differences seed by seed; × is the share of FP32's.",
         metric=subject.metric,
         runs=rows.runs,
         sections=tuple(sections),
@@ -148,7 +150,10 @@ def build(task="speech", quick=False):
         minutes=10.0 if quick else None,
         curves={part.title: part_rows for part, part_rows in drawn.items()},
         bits={
-            part.name: tuple((_BITS[row.label], row.run) for row in part_rows)
+            part.name: Curve(
+                tuple((_BITS[row.label], Reading(row.run)) for row in part_rows),
+                Reading(f"{part.name}/FP32"),
+            )
             for part, part_rows in drawn.items()
         },
     )
@@ -230,7 +235,7 @@ class _Rows:
                 name = f"ablation/{fmt}-{label.replace(' ', '-')}"
                 run = self._add(name, {"split": split, **_omc(fmt), **changed}, self._warm_up)
                 found.append(Row(f"{fmt}, {label}", run))
-                self.effects.append(Effect(f"{part}, {fmt}", run, whole))
+                self.effects.append(Effect(f"{part}, {fmt}", Reading(run), Reading(whole)))
         title = "What each of the three methods does (ablation)"
         return Section("ablation", title, tuple(found), baseline="FP32")
 

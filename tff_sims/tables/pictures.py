@@ -1,8 +1,9 @@
-"""Pictures of a table: error over rounds and over bytes, difference over the bits of a weight."""
+"""Pictures of a table: error over rounds and bytes; error and bytes over the bits of a weight."""
 
 import statistics
 
 from omc.measurement import plots
+from tff_sims.tables.readings import summed
 
 
 def draw(table, told, rows, out):
@@ -21,13 +22,18 @@ def draw(table, told, rows, out):
     panels = {title: _curves(part, rows) for title, part in table.curves.items()}
     panels = {title: curves for title, curves in panels.items() if curves}
     if panels:
-        names.append(f"{table.name}-rounds.png")
+        names.append(f"{table.files}-rounds.png")
         plots.error_curves(panels, out / names[-1], label)
-    points = {name: _points(part, told) for name, part in table.bits.items()}
-    points = {name: part for name, part in points.items() if part}
-    if points:
-        names.append(f"{table.name}-bits.png")
-        plots.difference_over_bits(points, out / names[-1], f"{table.metric} points above FP32")
+    over_bits = {
+        "bits": (table.bits, 1.0, f"{table.metric} points above FP32"),
+        "bytes": (table.sizes, 1e3, "kilobytes"),
+    }
+    for kind, (curves, unit, label) in over_bits.items():
+        points = {name: _points(curve, told, unit) for name, curve in curves.items()}
+        points = {name: part for name, part in points.items() if part}
+        if points:
+            names.append(f"{table.files}-{kind}.png")
+            plots.difference_over_bits(points, out / names[-1], label)
     return names
 
 
@@ -45,15 +51,18 @@ def _curves(part, rows):
     return curves
 
 
-def _points(part, told):
-    """List of (bits, mean, lowest, highest) of the difference to the most bits, seed by seed."""
-    errors = {
-        bits: {seed: job["summary"]["error"] for seed, job in told["runs"].get(run, {}).items()}
-        for bits, run in part
+def _points(curve, told, unit):
+    """List of (bits, mean, lowest, highest) of a `plan.Curve` over the seeds."""
+    found = {
+        run: {seed: job["summary"] for seed, job in of_seeds.items()}
+        for run, of_seeds in told["runs"].items()
     }
-    most, points = errors[max(errors)], []
-    for bits, of_seeds in errors.items():
-        above = [error - most[seed] for seed, error in of_seeds.items() if seed in most]
-        if above:
-            points.append((bits, statistics.fmean(above), min(above), max(above)))
+    points = []
+    for bits, reading in curve.points:
+        terms = [(1 / unit, reading)]
+        if curve.baseline:
+            terms.append((-1 / unit, curve.baseline))
+        figures = summed(found, terms)
+        if figures:
+            points.append((bits, statistics.fmean(figures), min(figures), max(figures)))
     return sorted(points)

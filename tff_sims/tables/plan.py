@@ -8,6 +8,7 @@ from typing import Optional
 
 SIMULATE = "tff_sims.simulate"
 EVALUATE = "tff_sims.evaluate"
+CENTRAL = "tff_sims.central"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Run:
             the same for every seed, and the measurement costs as much as many rounds.
         averaged: Share of the rounds, counted from the end, over whose evaluations the run's error
             is the mean; 0 for the last evaluation alone.
+        weight: Time of one of its rounds, in rounds of the program's quickest run.
+        places: Dict of flags that name folders of this machine -> their values; they decide no
+            result by themselves, and are told to nobody.
     """
 
     name: str
@@ -32,20 +36,29 @@ class Run:
     program: str = SIMULATE
     memory_seed: Optional[int] = None
     averaged: float = 0.0
+    weight: float = 1.0
+    places: dict = dataclasses.field(default_factory=dict)
 
     @property
     def rounds(self):
-        """Rounds of training, by which its time is estimated; 0 for an evaluation."""
-        return self.flags.get("rounds", 0)
+        """Rounds or epochs of training; 0 for an evaluation."""
+        return self.flags.get("rounds", self.flags.get("epochs", 0))
 
-    def arguments(self, seed, folder):
+    @property
+    def effort(self):
+        """What its time is estimated by."""
+        return max(self.rounds, 1) * self.weight
+
+    def arguments(self, seed, folder, told=False):
         """Command-line arguments of one seed's run, a list of str.
 
         Args:
             seed: int.
             folder: Function from a run's name and a seed to its folder.
+            told: Whether they are for others to read: a place is then its flag in capitals.
         """
-        flags = {**self.flags, "seed": seed}
+        places = {key: key.upper() if told else value for key, value in self.places.items()}
+        flags = {**self.flags, **places, "seed": seed}
         if self.memory_seed not in (None, seed):
             flags["client_memory"] = False
         if self.start:
@@ -56,6 +69,27 @@ class Run:
 
 def _text(value):
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """One figure of a finished run.
+
+    Attributes:
+        run: Name of the run.
+        key: Key of its summary, as `figures.summaries` returns it.
+        width: Key within that, where it holds a figure for each width.
+    """
+
+    run: str
+    key: str = "error"
+    width: Optional[int] = None
+
+    @property
+    def text(self):
+        """What it is of, in words."""
+        shifted = ", read by shift" if self.key.startswith("shift") else ""
+        return self.run + shifted + (f" at {self.width} bits" if self.width else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +121,64 @@ class Section:
     rows: tuple
     baseline: str
 
+    @property
+    def shown(self):
+        """List of (label, names of the runs that it shows)."""
+        return [(row.label, [row.run]) for row in self.rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class WidthRow:
+    """One line of a `WidthSection`: its errors may be those of one run, or of one run a width.
+
+    Attributes:
+        label: What it says in front.
+        errors: Dict of a width -> `Reading` of an error in percent.
+        untrained: Tuple of the widths that nobody trained.
+    """
+
+    label: str
+    errors: dict
+    untrained: tuple = ()
+
+    @property
+    def runs(self):
+        """Names of its runs, each once; together they cost what the row costs."""
+        return list(dict.fromkeys(reading.run for reading in self.errors.values()))
+
+
+@dataclasses.dataclass(frozen=True)
+class WidthSection:
+    """Rows with a figure for each width, beside one another.
+
+    Attributes:
+        name, title: As in `Section`.
+        rows: Tuple of `WidthRow`.
+        baseline: Label of the row with whose time the others' is compared.
+        against: Label of the row whose error is subtracted, width by width and seed by seed.
+    """
+
+    name: str
+    title: str
+    rows: tuple
+    baseline: str
+    against: str
+
+    @property
+    def widths(self):
+        """Widths of all rows, the highest first."""
+        return sorted({width for row in self.rows for width in row.errors}, reverse=True)
+
+    @property
+    def shown(self):
+        """As of `Section`."""
+        return [(row.label, row.runs) for row in self.rows]
+
+    def row(self, label):
+        """The row of a label."""
+        (found,) = (row for row in self.rows if row.label == label)
+        return found
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -106,18 +198,46 @@ class Target:
 
 
 @dataclasses.dataclass(frozen=True)
+class Claim:
+    """What a sum of readings, seed by seed, has to stay below: a difference, say.
+
+    Attributes:
+        what: The sum in words.
+        terms: Tuple of (factor, `Reading`).
+        limit: Largest allowed mean over the seeds, in points.
+    """
+
+    what: str
+    terms: tuple
+    limit: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Effect:
     """What taking one of a method's parts away does.
 
     Attributes:
         part: The part, in words.
-        without: Name of the run that lacks it.
-        with_it: Name of the run that has it.
+        without: `Reading` of a run that lacks it.
+        with_it: `Reading` of one that has it.
     """
 
     part: str
-    without: str
-    with_it: str
+    without: Reading
+    with_it: Reading
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A line over the bits of a weight.
+
+    Attributes:
+        points: Tuple of (bits, `Reading`).
+        baseline: `Reading` that is subtracted from each, seed by seed; None for nothing.
+    """
+
+    points: tuple
+    baseline: Optional[Reading] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,30 +247,41 @@ class Table:
     Attributes:
         name: Name on the command line.
         title: One line above all.
+        legend: How to read it, one line below the title.
         metric: Heading of the error: "WER" or "error"; both in percent, less is better.
         runs: Dict of name -> `Run`; a run stands behind the one it starts from.
-        sections: Tuple of `Section`.
+        sections: Tuple of `Section` and `WidthSection`.
         seeds: Tuple of ints.
-        targets: Tuple of `Target`.
+        page: Name of its page and files; None for its name.
+        targets: Tuple of `Target` and `Claim`.
         effects: Tuple of `Effect`.
         quick: Whether it is the short form, whose figures are too rough to judge by.
         minutes: Minutes after which no further run begins; None for no end.
         curves: Dict of a picture's title -> tuple of `Row` whose error it draws over the rounds.
-        bits: Dict of a curve's name -> tuple of (bits, run name): error over bits.
+        bits: Dict of name -> `Curve` of an error.
+        sizes: Dict of name -> `Curve` of bytes.
     """
 
     name: str
     title: str
+    legend: str
     metric: str
     runs: dict
     sections: tuple
     seeds: tuple
+    page: Optional[str] = None
     targets: tuple = ()
     effects: tuple = ()
     quick: bool = False
     minutes: Optional[float] = None
     curves: dict = dataclasses.field(default_factory=dict)
     bits: dict = dataclasses.field(default_factory=dict)
+    sizes: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def files(self):
+        """Name of its page and files."""
+        return self.page or self.name
 
     def jobs(self, section=None):
         """What has to be run, in order: list of (`Run`, seed).
@@ -164,7 +295,7 @@ class Table:
         wanted = set()
         for part in self.sections:
             if section in (None, part.name):
-                wanted |= {row.run for row in part.rows}
+                wanted |= {name for _, names in part.shown for name in names}
         for name in reversed(list(self.runs)):
             if name in wanted and self.runs[name].start:
                 wanted.add(self.runs[name].start)

@@ -28,12 +28,12 @@ def result(table, folder):
         folder: `Folder` of its runs.
 
     Returns:
-        Dict: name, title, metric, command, quick, seeds, finished and wanted (numbers of jobs),
-        missing (their names), versions, machine, seconds (of all jobs), grids (tables for people)
-        and runs (run name -> seed -> command, seconds, cores, summary).
+        Dict: table, title, legend, metric, command, quick, seeds, finished and wanted (numbers of
+        jobs), missing (their names), versions, machine, seconds (of all jobs), grids (tables for
+        people) and runs (run name -> seed -> command, seconds, cores, summary).
     """
     found = figures.summaries(table, folder)
-    grids = [figures.section_grid(part, table, found) for part in table.sections]
+    grids = [grid for part in table.sections for grid in figures.section_grids(part, table, found)]
     if table.targets:
         grids.append(figures.target_grid(table, found))
     if table.effects:
@@ -49,6 +49,7 @@ def result(table, folder):
     return {
         "table": table.name,
         "title": table.title,
+        "legend": table.legend,
         "metric": table.metric,
         "command": command(table),
         "quick": table.quick,
@@ -70,8 +71,9 @@ def result(table, folder):
 
 def command(table):
     """The command that makes a table."""
-    task = next(iter(table.runs.values())).flags["task"]
-    flags = [f"--task={task}", *(["--quick"] if table.quick else [])]
+    run = next(iter(table.runs.values()))
+    places = [f"--{place}={place.upper()}" for place in run.places]
+    flags = [f"--task={run.flags['task']}", *places, *(["--quick"] if table.quick else [])]
     return shlex.join(["python", "-m", "tff_sims.tables", table.name, *flags])
 
 
@@ -79,11 +81,11 @@ def _job(run, seed, folder, summary):
     record = folder.record(run.name, seed)
     relative = type(folder)("OUT").of  # No path of this machine in what is committed.
     return {
-        "command": shlex.join(["python", *run.arguments(seed, relative)]),
+        "command": shlex.join(["python", *run.arguments(seed, relative, told=True)]),
         "seconds": round(record.seconds, 1) if record else 0.0,
         "cpu_seconds": round(record.cpu_seconds, 1) if record else 0.0,
         "cores": record.cores if record else None,
-        "summary": {key: value for key, value in summary.items() if key not in _LOCAL},
+        "summary": {k: v for k, v in summary.items() if k not in (*_LOCAL, *run.places)},
     }
 
 
@@ -136,10 +138,7 @@ def _heading(told):
             "QUICK FORM: one seed, few rounds, fewer rows. It shows that everything works and what "
             "bytes there are; its errors are those of models that have hardly learnt."
         )
-    lines.append(
-        f"{told['metric']} in percent of the quantized model that a client would hold, mean ± "
-        "standard deviation over seeds; differences seed by seed; × is the share of FP32's."
-    )
+    lines.append(told["legend"])
     return "\n".join(lines)
 
 
@@ -165,7 +164,7 @@ def rounds(table, folder):
 
 
 def write(told, table, folder):
-    """Writes NAME.json, NAME-rounds.csv and the pictures into the table's folder.
+    """Writes NAME.json, NAME-rounds.csv (where there are rounds) and pictures into the folder.
 
     Args:
         told: What `result` returned.
@@ -178,13 +177,16 @@ def write(told, table, folder):
     from tff_sims.tables import pictures  # It imports TensorFlow, which no job should wait for.
 
     rows = rounds(table, folder)
-    path = folder.path / f"{table.name}.json"
-    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    with open(folder.path / f"{table.name}-rounds.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _ROUND_FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return [path.name, f"{table.name}-rounds.csv", *pictures.draw(table, told, rows, folder.path)]
+    names = [f"{table.files}.json"]
+    text = json.dumps(told, indent=1) + "\n"
+    (folder.path / names[0]).write_text(text, encoding="utf-8")
+    if rows:
+        names.append(f"{table.files}-rounds.csv")
+        with open(folder.path / names[1], "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, _ROUND_FIELDS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    return [*names, *pictures.draw(table, told, rows, folder.path)]
 
 
 def publish(table, folder, names, docs):
@@ -198,8 +200,8 @@ def publish(table, folder, names, docs):
     """
     for name in names:
         (docs / name).write_bytes((folder.path / name).read_bytes())
-    page = docs / f"{table.name}.md"
-    told = json.loads((docs / f"{table.name}.json").read_text(encoding="utf-8"))
+    page = docs / f"{table.files}.md"
+    told = json.loads((docs / f"{table.files}.json").read_text(encoding="utf-8"))
     page.write_text(filled(page.read_text(encoding="utf-8"), told), encoding="utf-8")
 
 

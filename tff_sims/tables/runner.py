@@ -120,7 +120,7 @@ class _Runner:
             if not job.ended():
                 if job.due():
                     done, total, said = job.told()
-                    self._clock.running((job.run.name, job.seed), done, total, job.seconds)
+                    self._clock.running(job.run, job.seed, done, total, job.seconds)
                     self._show(f"{name}: {said}; {self._clock.left()} left")
                 continue
             self._running.remove(job)

@@ -1,0 +1,226 @@
+"""Everything that decides a central training, and what is allowed."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+import tempfile
+from typing import Optional
+
+from tff_sims.central_data import SUBJECTS
+from tff_sims.results import weights_file
+from tff_sims.settings import refusal
+from tff_sims.tasks import TASKS
+
+_ALLOWED = {
+    "task": tuple(sorted(SUBJECTS)),
+    "method": ("fp32", "nested"),
+    "batchnorm": ("sets", "shared"),
+    "rounding": ("nearest", "shift"),
+    "schedule": ("cosine", "constant"),
+    "evaluate": ("test", "validation"),
+    "activations": ("same", "none", *map(str, range(1, 9))),
+}
+STORED_BITS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class CentralSettings:
+    """The flags of `tff_sims.central`.
+
+    Attributes:
+        task: Key of `tff_sims.central_data.SUBJECTS`.
+        domain: Part of the task's world; None for the task's default.
+        method: "fp32" (plain Keras), or "nested" (INT8 codes that are trained at all `bits`).
+        bits: Widths that are trained, "8,6,4,3,2"; one width is dedicated training.
+        extra_bits: Widths that are measured beside those, and that nobody trains.
+        activations: "same" as the weights, "1" to "8" bits for every width, or "none" for float32.
+        batchnorm, distillation, alrs, rounding: As in `omc.nest`.
+        read_by_shift: Measure the finished model once more, read by the bare shift.
+        epochs: Passes over the training data; None for the task's, 0 for calibration alone.
+        batch_size: Examples of a step; None for the task's.
+        learning_rate: Of SGD, at the start; None for the task's.
+        schedule: "cosine" (to 0 in the last step) or "constant".
+        momentum: Of SGD.
+        augment: Whether to augment the training data, where the task knows how (pictures).
+        init: Folder of a finished fp32 run whose weights to start from, or None.
+        seed: Seed of initial weights, order and augmentation.
+        train_examples: Examples to train on; None for all.
+        evaluate: Part to measure on, as in `tff_sims.central_data.load`.
+        calibration: Training examples from which quantizers and BatchNorm statistics are made.
+    """
+
+    task: str = "pictures"
+    domain: Optional[str] = None
+    method: str = "fp32"
+    bits: str = "8,6,4,3,2"
+    extra_bits: str = ""
+    activations: str = "same"
+    batchnorm: str = "sets"
+    distillation: float = 0.5
+    alrs: bool = True
+    rounding: str = "nearest"
+    read_by_shift: bool = False
+    epochs: Optional[int] = None
+    batch_size: Optional[int] = None
+    learning_rate: Optional[float] = None
+    schedule: str = "cosine"
+    momentum: float = 0.9
+    augment: bool = True
+    init: Optional[str] = None
+    seed: int = 0
+    train_examples: Optional[int] = None
+    evaluate: str = "test"
+    calibration: int = 2000
+
+    @property
+    def seeds(self):
+        """The one seed, as a list: what `RunFolder` asks for."""
+        return [self.seed]
+
+    @property
+    def nested(self):
+        """Whether the model is nested."""
+        return self.method == "nested"
+
+    @property
+    def widths(self):
+        """Trained widths, a tuple of ints, the highest first; () for fp32."""
+        return parsed(self.bits) if self.nested else ()
+
+    @property
+    def extra_widths(self):
+        """Widths that are measured and not trained, a tuple of ints, the highest first."""
+        return parsed(self.extra_bits) if self.nested else ()
+
+    def complete(self):
+        """These settings with the task's own in place of None."""
+        subject = SUBJECTS[self.task]
+        rate = subject.tuning_rate if self.nested else subject.learning_rate
+        own = dict(epochs=subject.epochs, batch_size=subject.batch_size, learning_rate=rate)
+        given = {name: getattr(self, name) for name in own}
+        return dataclasses.replace(
+            self, **{name: own[name] if value is None else value for name, value in given.items()}
+        )
+
+    def digests(self):
+        """SHA-256s of data and weights to start from that lie in folders, a dict; None without."""
+        digest, weights = getattr(TASKS[self.task], "digest", None), None
+        if self.init is not None:
+            weights = weights_file(self.init, self.seed).read_bytes()
+        return {
+            "data": digest(self.domain) if digest else None,
+            "weights of init": hashlib.sha256(weights).hexdigest() if weights else None,
+        }
+
+    def make_task(self):
+        """The `Classification`.
+
+        Raises:
+            OmcError: The task does not allow what is asked for.
+        """
+        split = SUBJECTS[self.task].split
+        return TASKS[self.task](seed=self.seed, split=split, domain=self.domain)
+
+
+def parsed(text):
+    """Widths of a comma-separated list, the highest first; None where it is no such list."""
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(part.isdigit() and 1 <= int(part) <= STORED_BITS for part in parts):
+        return None
+    widths = sorted(map(int, parts), reverse=True)
+    return tuple(widths) if len(set(widths)) == len(widths) else None
+
+
+def check(settings, out):
+    """Why a training cannot start, in one line that says what is allowed; None if it can.
+
+    Args:
+        settings: `CentralSettings` as the user gave them.
+        out: Folder for the results.
+    """
+    for find in (_wrong_name, _wrong_widths, _wrong_number, _wrong_init):
+        problem = find(settings)
+        if problem:
+            return problem
+    return _unwritable(out)
+
+
+def as_line(error):
+    """An `OmcError` as one line for the user, who knows arguments as flags."""
+    argument = error.argument
+    names = (*CentralSettings.__dataclass_fields__, "out")
+    flag = f"--{argument}" if argument in names else argument
+    got = error.got if isinstance(error.got, str) else repr(error.got)
+    return f"{flag}: expected {error.expected}, but got {got}. {error.tip}".strip()
+
+
+def _wrong_name(settings):
+    for flag, values in _ALLOWED.items():
+        if getattr(settings, flag) not in values:
+            return refusal(flag, f"one of {', '.join(values)}", getattr(settings, flag))
+    allowed = TASKS[settings.task].domains
+    if None not in (settings.domain, allowed) and settings.domain not in allowed:
+        names = f"one of {', '.join(allowed)}" if allowed else "none"
+        return refusal("domain", f"{names} with task {settings.task}", settings.domain)
+    return None
+
+
+def _wrong_widths(settings):
+    expected = f"widths from {STORED_BITS} to 1 with commas between them, each once"
+    for flag in ("bits", "extra_bits"):
+        if parsed(getattr(settings, flag)) is None:
+            return refusal(flag, expected, getattr(settings, flag))
+    if not parsed(settings.bits):
+        return refusal("bits", expected, settings.bits)
+    both = sorted(set(parsed(settings.bits)) & set(parsed(settings.extra_bits)))
+    if both:
+        return refusal("extra_bits", "widths that are not in --bits", settings.extra_bits)
+    return None
+
+
+_RANGES = (
+    (("epochs", "seed"), lambda v: v >= 0, "at least 0"),
+    (("batch_size", "train_examples", "calibration"), lambda v: v >= 1, "at least 1"),
+    (("learning_rate",), lambda v: 0 < v < math.inf, "a number above 0"),
+    (("momentum",), lambda v: 0 <= v < 1, "a number from 0 to below 1"),
+    (("distillation",), lambda v: 0 <= v <= 1, "a number from 0 to 1"),
+)
+
+
+def _wrong_number(settings):
+    for flags, allowed, expected in _RANGES:
+        for flag in flags:
+            value = getattr(settings, flag)
+            if value is not None and not allowed(value):
+                return refusal(flag, expected, value)
+    return None
+
+
+def _wrong_init(settings):
+    if settings.init is None:
+        return None
+    path = weights_file(settings.init, settings.seed)
+    if not path.exists():
+        expected = f"the folder of a finished fp32 run, with {path.name}"
+        return refusal("init", expected, settings.init)
+    summary = pathlib.Path(settings.init) / "summary.json"
+    if settings.evaluate == "validation" and summary.exists():
+        other = json.loads(summary.read_text("utf-8")).get("evaluate")
+        if other != "validation":
+            expected = "a run with --evaluate=validation, which has not learnt what is held out"
+            return refusal("init", expected, f"{settings.init}, with {other}")
+    return None
+
+
+def _unwritable(out):
+    if not out:
+        return "--out: expected a folder for the results, but got none."
+    try:  # Tried, not asked: permissions do not tell of full or read-only disks.
+        os.makedirs(out, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return None
+    except OSError as error:
+        return f"--out: expected a folder that can be written, but got {out!r} ({error.strerror})."
