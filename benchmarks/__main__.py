@@ -15,6 +15,8 @@ from benchmarks import harness
 # Each a module of this package with run(quick), which returns harness.Table objects.
 BENCHMARKS = (
     "codec",
+    "coding",
+    "nested",
     "peers",
     "training_step",
     "layers",

@@ -22,6 +22,7 @@ SMALL = [f"S{s}E{e}M{m}" for s in (0, 1) for e in range(2, 9) for m in range(0, 
 SMALL += [f"INT{bits}" for bits in range(2, 9)]
 WIDE = ["S1E5M10", "S1E3M12", "S1E4M14", "S1E8M7", "S1E8M23", "S1E2M23", "S0E6M15"]
 FEEDBACK = ["S1E3M5+2", "S1E2M0+3", "S1E8M4+3", "S0E3M4+1", "INT4+4", "INT2+1", "INT7+1"]
+FEEDBACK += ["INT1+7", "INT1+1", "INT4>>4", "INT1>>3", "S1E3M3>>4", "S1E4M9>>5", "S0E3M4>>1"]
 MOVED = ["S1E3M7", "S1E2M3", "S1E5M10", "S1E4M14", "S1E2M0", "S1E7M2", "S1E6M9", "S1E8M7"]
 MOVED += ["S1E8M23", "S1E2M23", "INT2", "INT3", "INT4", "INT8", "S1E3M5+2", "INT4+4"]
 # One weight, one row, odd rows, several tiles and threads.

@@ -6,11 +6,12 @@ Codes become ordinals, integers in the order of the values (u: code, n: bits of 
     minifloats:  magnitude(u), or -1 - magnitude(u) under a sign; FP32 is one of 32 bits
 
 Padding is coded with the codes, and scale and offset go along as they are. *Given* another buffer
-of the same codec, which both ends hold, the difference of ordinals (modulo 2^32) is coded, in the
-context of the given ordinal g:
+of the same codec, which both ends hold, the difference d of ordinals (modulo 2^32) is coded, in the
+context c of the given ordinal g:
 
-    integers:    (g + 2^(n-1)) >> max(n - 4, 0)
-    minifloats:  min(E - exponent(g), 15) + 16 * (g < 0),    E = the largest exponent in the buffer
+    integers:    d = v - g,    c = (g + 2^(n-1)) >> max(n - 4, 0)
+    minifloats:  d = v - g, or g - v where g < 0: away from zero is up,
+                 c = min(E - exponent(g), 15),    E = the largest exponent in the given buffer
 
 and the checksum begins with the given buffer's. Scale and offset that are equal are left out. The
 given buffer may be an older version of the variable, whose transform was kept, or what a coarser
@@ -78,7 +79,7 @@ def _encode(buffer, codec, given):
     if given.size:
         predicted = ordinals(given, codec)
         contexts, start = contexts_of(predicted, codec.format), zlib.crc32(given.tobytes())
-        symbols = (symbols.view(np.uint32) - predicted.view(np.uint32)).view(np.int32)
+        symbols = difference(symbols, predicted, codec.format)
         if trailer == given[codec.nbytes - _trailer(codec) :].tobytes():
             trailer = b""
     return stream.encode(symbols, contexts, trailer, start)
@@ -110,8 +111,8 @@ def _decode(data, codec, given, head, contexts):
             contexts = contexts_of(predicted, codec.format)
     symbols = stream.decode(data, head, contexts, start)
     if given.size:
-        symbols = (symbols.view(np.uint32) + predicted.view(np.uint32)).view(np.int32)
-    return np.concatenate([_to_planes(symbols, codec), np.frombuffer(trailer, np.uint8)])
+        symbols = restored(symbols, predicted, codec.format)
+    return np.concatenate([to_planes(symbols, codec), np.frombuffer(trailer, np.uint8)])
 
 
 def ordinals(buffer, codec):
@@ -136,6 +137,22 @@ def ordinals(buffer, codec):
     return np.where(codes >> np.uint32(fmt.bits - 1), ~magnitude, magnitude).view(np.int32)
 
 
+def difference(ordinals, given, fmt):
+    """What is coded of ordinals (int32) given others."""
+    moved = ordinals.view(np.uint32) - given.view(np.uint32)
+    return _turned(moved, given, fmt).view(np.int32)
+
+
+def restored(moved, given, fmt):
+    """Ordinals of differences given the same others; the inverse of `difference`."""
+    return (given.view(np.uint32) + _turned(moved.view(np.uint32), given, fmt)).view(np.int32)
+
+
+def _turned(moved, given, fmt):
+    """Differences with a sign by which away from zero is up, and back (uint32)."""
+    return moved if fmt.kind == "int" else np.where(given < 0, np.uint32(0) - moved, moved)
+
+
 def contexts_of(ordinals, fmt):
     """Contexts (uint8) of codes that are coded given these ordinals."""
     if fmt.kind == "int":
@@ -143,10 +160,10 @@ def contexts_of(ordinals, fmt):
     mantissa_bits = fmt.bits - fmt.sign_bits - fmt.exponent_bits
     exponents = np.where(ordinals < 0, ~ordinals, ordinals) >> mantissa_bits
     below = exponents.max(initial=0) - exponents
-    return (np.minimum(below, 15) + 16 * (ordinals < 0)).astype(np.uint8)
+    return np.minimum(below, 15).astype(np.uint8)
 
 
-def _to_planes(ordinals, codec):
+def to_planes(ordinals, codec):
     """Bytes of codes of these ordinals, the inverse of `ordinals`."""
     fmt = codec.format
     signed = fmt.kind == "int" or fmt.sign_bits

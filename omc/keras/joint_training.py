@@ -38,22 +38,23 @@ def joint_train_step(model, state):
     """What stands in for a nested model's `train_step`.
 
     Args:
-        model: A `tf.keras.Model` with Keras' own train_step.
+        model: A `tf.keras.Model`.
         state: Its `omc.keras.nesting.Nesting`.
 
     Returns:
         Function from a batch, as Keras gives it to `train_step`, to a dict of logs: the loss, mean
-        over the widths, and the compiled metrics at the highest width.
+        over the widths, and the compiled metrics at the highest width. It raises `ModelError` where
+        the model's class has a train_step of its own, whose meaning cannot be known.
     """
-    if type(model).train_step is not tf.keras.Model.train_step:
-        raise ModelError(
-            "model",
-            "a model with Keras' own train_step",
-            f"{model.name!r}, whose class defines another",
-            "take your step inside omc.at_width(model, bits), for each width.",
-        )
 
     def train_step(data):
+        if type(model).train_step is not tf.keras.Model.train_step:
+            raise ModelError(
+                "model",
+                "a model with Keras' own train_step, for fit()",
+                f"{model.name!r}, whose class defines another",
+                "take your own step inside omc.at_width(model, bits), for each width.",
+            )
         x, y, weights = tf.keras.utils.unpack_x_y_sample_weight(data)
         _build_optimizer(model)
         before, teacher, last = state.bits, None, []
@@ -91,7 +92,8 @@ def _step(model, state, x, y, sample_weights, teacher):
     sources = [*model.trainable_variables, *scales]
     pairs = model.optimizer.compute_gradients(loss, sources, tape)
     count = len(sources) - len(scales)
-    model.optimizer.apply_gradients([pair for pair in pairs[:count] if pair[0] is not None])
+    with tf.control_dependencies([loss]):  # Or the end of the data would be counted as a step.
+        model.optimizer.apply_gradients([pair for pair in pairs[:count] if pair[0] is not None])
     gradients = {id(v): g for g, v in pairs[count:] if g is not None}
     done = _move_scales(model, state, gradients)
     return outputs, [loss, *done]

@@ -278,6 +278,17 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         buffer = self.codec.rescale(self.buffer.read_value(), factor, self._next_seed())
         return self._store(buffer, read_value=False)
 
+    def restore(self, codec, buffer):
+        """Stores another buffer, in another format, in the place of the one that is stored.
+
+        Functions traced before hold the old one: see `omc.keras.wrapping.forget_functions`.
+
+        Args:
+            codec: `Codec` of the same shape.
+            buffer: tf.Variable, uint8 [codec.nbytes].
+        """
+        self.codec, self.buffer = codec, buffer
+
     def _move(self, delta, sign, read_value):
         delta = tf.convert_to_tensor(delta, tf.float32)
         delta.shape.assert_is_compatible_with(self.shape)

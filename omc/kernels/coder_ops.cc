@@ -179,6 +179,12 @@ class BufferKernel : public OpKernel {
     return !outside;
   }
 
+  // A difference with a sign by which away from zero is up, and back.
+  uint32_t Turned(uint32_t moved, int32_t given) const {
+    const uint32_t down = exponent_bits_ ? static_cast<uint32_t>(given >> 31) : 0;
+    return (moved ^ down) - down;
+  }
+
   // Contexts of symbols that are coded given a buffer with these ordinals.
   std::vector<uint8_t> Contexts(const int32_t* ordinals) const {
     std::vector<uint8_t> contexts(symbols_);
@@ -195,7 +201,7 @@ class BufferKernel : public OpKernel {
       most = std::max(most, (ordinals[i] < 0 ? ~ordinals[i] : ordinals[i]) >> mantissa);
     for (int64_t i = 0; i < symbols_; ++i) {
       const int32_t v = ordinals[i], below = most - ((v < 0 ? ~v : v) >> mantissa);
-      contexts[i] = static_cast<uint8_t>(std::min(below, 15) + (v < 0 ? 16 : 0));
+      contexts[i] = static_cast<uint8_t>(std::min(below, 15));
     }
     return contexts;
   }
@@ -266,8 +272,9 @@ class EncodeBufferKernel : public BufferKernel {
       const Ordinals predicted = OrdinalsOf(Bytes(given));
       contexts = Contexts(predicted.get());
       for (int64_t i = 0; i < symbols_; ++i)
-        symbols[i] = static_cast<int32_t>(static_cast<uint32_t>(symbols[i]) -
-                                          static_cast<uint32_t>(predicted[i]));
+        symbols[i] = static_cast<int32_t>(
+            Turned(static_cast<uint32_t>(symbols[i]) - static_cast<uint32_t>(predicted[i]),
+                   predicted[i]));
       start = coding::Crc32(0, Bytes(given), given.NumElements());
       if (trailer_bytes && !std::memcmp(trailer, Bytes(given) + code_bytes_, trailer_bytes))
         trailer_bytes = 0;
@@ -312,8 +319,8 @@ class DecodeBufferKernel : public BufferKernel {
                            symbols.get());
     OP_REQUIRES(context, !wrong, Wrong(wrong));
     for (int64_t i = 0; has_given && i < symbols_; ++i)
-      symbols[i] = static_cast<int32_t>(static_cast<uint32_t>(symbols[i]) +
-                                        static_cast<uint32_t>(predicted[i]));
+      symbols[i] = static_cast<int32_t>(static_cast<uint32_t>(predicted[i]) +
+                                        Turned(static_cast<uint32_t>(symbols[i]), predicted[i]));
     Tensor* buffer = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({nbytes()}), &buffer));
     uint8_t* out = buffer->flat<uint8_t>().data();

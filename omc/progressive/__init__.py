@@ -1,0 +1,24 @@
+"""Progressive download: a model of few bits first, then what makes it more precise.
+
+After P2U (Progressive Precision Update, arXiv 2506.22871). A sender splits a model into parts,
+
+>>> parts = omc.progressive.split(model, ["INT4", "INT8", "FP32"])  # Base, delta, delta.
+>>> for index, part in enumerate(parts):
+...     part.save(f"{index}.part")
+
+and a device that holds the architecture uses the first one at once and grows it in place:
+
+>>> receiver = omc.progressive.Receiver(plain_model, directory="parts")
+>>> receiver.apply(omc.progressive.load("0.part"))  # receiver.stage is "INT4"; predict, then
+>>> receiver.apply(omc.progressive.load("1.part"))
+
+What P2U leaves open is ours: a delta codes the next stage's codes given the codes that the receiver
+has, so that the last stage is the target bit for bit, for about the bytes of the target alone.
+docs/progressive.md has the format of a part, and figures.
+"""
+
+from omc.progressive.parts import Part, load
+from omc.progressive.receiver import Receiver
+from omc.progressive.splitting import split
+
+__all__ = ["Part", "Receiver", "load", "split"]

@@ -1,0 +1,202 @@
+"""split(): a model as a base and deltas."""
+
+import numpy as np
+import tensorflow as tf
+
+from omc import coding, nested
+from omc.codecs import Codec, PartialCodec
+from omc.errors import InputError, InputTypeError, ModelError
+from omc.formats import FP32, Format
+from omc.keras import nesting, saving, wrapping
+from omc.keras.variable import CompressedVariable
+from omc.policies import Policy, VariableSpec
+from omc.progressive import parts, streams
+
+
+def split(model, stages):
+    """Splits a model into a base, usable by itself, and deltas that make it more precise.
+
+    The last stage is the model bit for bit: of a plain model its float32 weights ("FP32"), or the
+    codes that `omc.wrap` would give it; of a wrapped model what it stores. An earlier stage is read
+    out of the one after it where that holds its codes (INT4 of INT8, S1E3M3 of S1E3M7, by
+    `omc.nested`), and else made of the last stage's values by the codec, with a transform.
+
+    Variables that are not quantized (biases, BatchNorm) travel whole in the base. Those that a
+    wrapped model stores in fewer bits than a stage asks for reach what is stored with that stage.
+
+    Args:
+        model: A built `tf.keras.Model`, plain or wrapped.
+        stages: Names of formats, or Formats, each with more bits than the one before. All but the
+            last have at most 16 bits. For a wrapped model the last is the widest that it stores.
+
+    Returns:
+        List of `Part`, one a stage.
+
+    Raises:
+        FormatError: Unknown format.
+        InputError: No stages, stages out of order, too wide, or that do not end where the model
+            does; NaN or Inf weights.
+        InputTypeError: `stages` is no list, `model` no Keras model, or a variable holds strings.
+        ModelError: The model is not built, or partially quantized as a client's is.
+    """
+    formats = _parsed(stages)
+    held = _wrapped(model, formats) if saving.is_wrapped(model) else _plain(model, formats)
+    names = tuple(fmt.name for fmt in formats)
+    entries, payloads, digests = ([[] for _ in formats] for _ in range(3))
+    raw = {}
+    for place, (variable, codec) in enumerate(held):
+        spec = VariableSpec.of(variable)
+        if codec is None:
+            value = variable.numpy()
+            if value.dtype.hasobject:
+                got = f"{spec.name!r} of dtype {value.dtype}"
+                raise InputTypeError("model", "variables of numbers or bools", got)
+            dtype = spec.dtype.name
+            raw.setdefault(dtype, []).append(value.reshape(-1))
+            entries[0].append(parts.Entry(place, spec.name, spec.shape, None, dtype))
+            digest = streams.digest_of_raw(value)
+            for each in digests:
+                each.append(digest)
+            continue
+        before = None
+        for stage, (buffer, codec) in enumerate(_chain(variable, codec, formats)):
+            if before is not None and codec == before[1]:
+                digests[stage].append(digests[stage - 1][-1])
+                continue
+            data = list(streams.encode(buffer, codec, *(before or ())))
+            sizes = tuple(len(each) for each in data)
+            entries[stage].append(
+                parts.Entry(place, spec.name, spec.shape, codec, "float32", sizes)
+            )
+            payloads[stage] += data
+            digests[stage].append(streams.digest_of(buffer, codec))
+            before = buffer, codec
+    states = [None, *(streams.state_digest(each) for each in digests)]
+    joined, properties = [_joined(*item) for item in raw.items()], _properties(model)
+    return [
+        parts.assemble(
+            "delta" if stage else "base",
+            stage,
+            names,
+            states[stage],
+            states[stage + 1],
+            {} if stage else properties,
+            entries[stage],
+            [] if stage else joined,
+            payloads[stage],
+        )
+        for stage in range(len(formats))
+    ]
+
+
+def _parsed(stages):
+    if isinstance(stages, (str, Format)) or not hasattr(stages, "__iter__"):
+        raise InputTypeError("stages", "a list of formats, such as ['INT4', 'FP32']", stages)
+    formats = [Format.parse(stage) for stage in stages]
+    names = [fmt.name for fmt in formats]
+    if not formats:
+        raise InputError("stages", "at least one format", "none")
+    if any(low.bits >= high.bits for low, high in zip(formats, formats[1:])):
+        raise InputError("stages", "formats of more and more bits", names)
+    for fmt in formats[:-1]:
+        if not streams.can_predict(fmt):
+            expected = "formats of at most 16 bits, none of them feedback, before the last"
+            raise InputError("stages", expected, fmt.name)
+    return formats
+
+
+def _plain(model, formats):
+    """List of (variable, codec of the last stage or None) of a plain model."""
+    wrapping.check_kind(model)
+    if not model.built or not model.variables:
+        tip = "call model.build(input_shape), or the model on a batch, first."
+        raise ModelError("model", "a built model", f"{model.name!r}, which is not", tip)
+    last = formats[-1]
+    variables = saving.stored_order(model)
+    policy = Policy(formats[-2] if last.is_fp32 and len(formats) > 1 else last)
+    plan = policy.plan([VariableSpec.of(variable) for variable in variables])
+    wrapping.check_finite(variables, plan)
+    found = []
+    for variable, planned in zip(variables, plan):
+        codec = planned.codec
+        if codec is not None and last.is_fp32:
+            codec = Codec(FP32, codec.shape, transform=False)
+        found.append((variable, codec))
+    return found
+
+
+def _wrapped(model, formats):
+    """List of (variable, codec that it is stored in or None) of a wrapped model."""
+    found, widest = [], None
+    for variable in saving.stored_order(model):
+        codec = None
+        if isinstance(variable, CompressedVariable):
+            if isinstance(variable.codec, PartialCodec):
+                tip = "split the server's model."
+                got = f"{model.name!r}, a client's partially quantized one"
+                raise ModelError("model", "a model with one format a variable", got, tip)
+            codec = nesting.stored_codec(variable)
+            if widest is None or codec.format.bits > widest.bits:
+                widest = codec.format
+        found.append((variable, codec))
+    widest = widest or FP32
+    stored = {codec.format for _, codec in found if codec and codec.format.bits == widest.bits}
+    if formats[-1] not in (stored or {widest}):
+        raise InputError(
+            "stages",
+            f"stages that end with {widest.name!r}, the widest that the model stores",
+            [fmt.name for fmt in formats],
+            "more bits than are stored cannot be sent.",
+        )
+    return found
+
+
+def _chain(variable, codec, formats):
+    """List of (buffer, codec), one a stage, of a variable whose last codec is given."""
+    if isinstance(variable, CompressedVariable):
+        buffer = variable.buffer.numpy()
+    else:
+        buffer = codec.encode(variable.read_value()).numpy()
+    target = buffer, codec
+    found, dense = [target], None
+    for fmt in reversed(formats[:-1]):
+        if fmt.bits < codec.format.bits:
+            if _holds(found[0][1], fmt):
+                above, bits = found[0], fmt.bits
+                buffer = nested.extract_buffer(tf.constant(above[0]), above[1], bits).numpy()
+                found.insert(0, (buffer, nested.extracted_codec(above[1], bits)))
+                continue
+            dense = codec.decode(tf.constant(target[0])) if dense is None else dense
+            lower = Codec(fmt, codec.shape)
+            found.insert(0, (lower.encode(dense).numpy(), lower))
+        else:
+            found.insert(0, target)
+    return found
+
+
+def _holds(codec, fmt):
+    """Whether codes of a format can be read out of a codec's."""
+    stored = codec.format
+    if stored.is_fp32 or not codec.transform or stored.kind != fmt.kind:
+        return False
+    fields = (stored.sign_bits, stored.exponent_bits) == (fmt.sign_bits, fmt.exponent_bits)
+    return stored.kind == "int" or fields
+
+
+def _joined(dtype, arrays):
+    """(dtype, bytes, whether they are coded) of raw variables."""
+    data = np.concatenate(arrays)
+    octets = data.view(np.uint8).tobytes()
+    if dtype == "float32" and data.size:
+        codec = Codec(FP32, (data.size,), transform=False)
+        coded = coding.encode_buffer(data.view(np.uint8), codec)
+        if len(coded) < len(octets):
+            return dtype, coded, True
+    return dtype, octets, False
+
+
+def _properties(model):
+    seeds = [v._seed for v in model.variables if isinstance(v, CompressedVariable)]
+    if seeds and seeds[0] is not None:
+        return {"rounding": "stochastic", "seed": int(seeds[0][0])}
+    return {"rounding": "nearest", "seed": 0}
