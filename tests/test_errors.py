@@ -17,6 +17,8 @@ from omc import artifacts, errors
 from omc.learning import remote_runtime
 from omc.learning.runtime import current_runtime
 from omc.learning.worker_processes import running_workers, workers
+from tests.error_cases import allocation, nested, pictures  # noqa: F401 - they register cases
+from tests.error_cases.registry import CASES, case
 
 L = tf.keras.layers
 TABLE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "errors.md"
@@ -26,18 +28,6 @@ ROWS = {
     for match in map(ROW.match, TABLE.read_text(encoding="utf-8").splitlines())
     if match
 }
-CASES = {}
-
-
-def case(name):
-    """Registers a function of a fresh folder, which makes the mistake, as the test of a row."""
-
-    def register(function):
-        assert name not in CASES, f"two cases for {name!r}"
-        CASES[name] = function
-        return function
-
-    return register
 
 
 def plain(width=6):
@@ -344,4 +334,4 @@ def test_the_mistake_raises_what_the_table_says(tmp_path, name):
     assert message.startswith(f"`{argument}`: expected {caught.value.expected}, but got {got}.")
     assert caught.value.expected and got
     left = {path.name for path in tmp_path.iterdir()}
-    assert left <= {"model.omc", "delta.omc"} or name == "wrapped model as a SavedModel"
+    assert left <= {"model.omc", "delta.omc", "given"} or name == "wrapped model as a SavedModel"
