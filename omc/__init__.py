@@ -10,7 +10,7 @@
 
 import importlib
 
-from omc import nested
+from omc import coding, nested
 from omc.compressed import CompressedTensor, compress, decompress
 from omc.errors import ArtifactError, OmcError
 from omc.formats import Format
@@ -30,6 +30,7 @@ __all__ = [
     "allocate",
     "at_width",
     "calibrate",
+    "coding",
     "compress",
     "decompress",
     "export",
