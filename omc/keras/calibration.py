@@ -2,7 +2,7 @@
 
 import fnmatch
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -98,7 +98,8 @@ def nest(
         what = "its activations" if activations is not None else "its BatchNorm statistics"
         tip = "a few hundred examples will do: calibration=x[:256]."
         raise InputError("calibration", f"batches to fit {what} to", "none", tip)
-    batches = None if calibration is None else _batches(calibration)
+    batches = None if calibration is None else _batches(calibration, "calibration")
+    _try_out(model, batches, "calibration")  # While the model is as it was.
     for place in places:
         _clip(variables[place], policy, widths)
     del variables
@@ -138,16 +139,19 @@ def calibrate(model, data, bits=None):
     """
     state = checked_nesting(model)
     widths = state.options.widths if bits is None else _checked_widths(bits)
-    batches = _batches(data)
+    batches = _batches(data, "data")
     for width in widths:
         for variable in state.variables:
             nested.format_at(variable.codec.format, width)
+    _try_out(model, batches, "data")
     before = state.bits
-    for width in widths:
-        _prepare(model, state, width, batches)
-    state.use(before)
-    state.functions.clear()
-    wrapping.forget_functions(model)
+    try:
+        for width in widths:
+            _prepare(model, state, width, batches)
+    finally:
+        state.use(before)
+        state.functions.clear()
+        wrapping.forget_functions(model)
     return model
 
 
@@ -294,16 +298,36 @@ def _check_choices(activations, batchnorm, distillation):
         raise InputError("batchnorm", f"one of {BATCHNORMS}", batchnorm)
 
 
-def _batches(data):
+def _batches(data, argument):
     """Batches of inputs, to be gone through more than once."""
     if isinstance(data, (np.ndarray, tf.Tensor)):
-        return [data[i : i + _BATCH] for i in range(0, len(data), _BATCH)]
-    if isinstance(data, tf.data.Dataset):
+        found = [data[i : i + _BATCH] for i in range(0, len(data) if data.ndim else 0, _BATCH)]
+    elif isinstance(data, tf.data.Dataset):
         return data.map(lambda *batch: batch[0])
-    try:
+    elif isinstance(data, (str, dict)) or not isinstance(data, Iterable):
+        raise InputTypeError(argument, "an array or batches of inputs", type(data).__name__)
+    else:
         found = [batch[0] if isinstance(batch, tuple) else batch for batch in data]
-    except TypeError:
-        found = None
     if not found:
-        raise InputError("calibration", "batches of inputs", type(data).__name__)
+        raise InputError(argument, "a batch of inputs or more", "none")
     return found
+
+
+def _try_out(model, batches, argument):
+    """Raises the error of batches that the model does not take, or that hold NaN or Inf."""
+    seen = 0
+    for batch in batches if batches is not None else ():
+        for tensor in tf.nest.flatten(batch):
+            dtype = getattr(tensor, "dtype", None)
+            floating = dtype is not None and tf.as_dtype(dtype).is_floating
+            if floating and not tf.reduce_all(tf.math.is_finite(tensor)):
+                raise InputError(argument, "finite inputs", "NaN or Inf in a batch")
+        if not seen:
+            try:
+                model(batch, training=False)
+            except Exception as error:  # Whatever Keras or the model makes of it.
+                text = str(error).strip().split("\n")[0]
+                raise InputError(argument, f"batches that {model.name!r} takes", text) from error
+        seen += 1
+    if batches is not None and not seen:
+        raise InputError(argument, "a batch of inputs or more", "none")

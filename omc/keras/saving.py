@@ -86,8 +86,11 @@ def load(path, model):
     elif structure:
         nested.switch(model, structure["bits"])
     for variable, entry in zip(stored_order(model), artifact.entries):
-        stored = variable.buffer if isinstance(variable, CompressedVariable) else variable
-        stored.assign(entry.data)
+        compressed = isinstance(variable, CompressedVariable)
+        stored = variable.buffer if compressed else variable
+        # What is stored as FP32 (a progressive model's last stage) stays plain in a plain model.
+        raw = compressed or entry.codec is None
+        stored.assign(entry.data if raw else entry.data.view(np.float32).reshape(entry.shape))
     for layer in model._flatten_layers():  # As Keras' set_weights does: Normalization caches.
         layer.finalize_state()
     return model
