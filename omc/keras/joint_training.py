@@ -92,7 +92,9 @@ def _step(model, state, x, y, sample_weights, teacher):
     sources = [*model.trainable_variables, *scales]
     pairs = model.optimizer.compute_gradients(loss, sources, tape)
     count = len(sources) - len(scales)
-    with tf.control_dependencies([loss]):  # Or the end of the data would be counted as a step.
+    # Decay, averages and constraints are of what is stored. And without `loss` to wait for, the end
+    # of the data would be counted as a step.
+    with state.all_bits(), tf.control_dependencies([loss]):
         model.optimizer.apply_gradients([pair for pair in pairs[:count] if pair[0] is not None])
     gradients = {id(v): g for g, v in pairs[count:] if g is not None}
     done = _move_scales(model, state, gradients)

@@ -69,6 +69,18 @@ class Nesting:
             sets.use(bits)
         self.bits = bits
 
+    @contextlib.contextmanager
+    def all_bits(self):
+        """Context in which reads give all that is stored, as who changes the weights needs it."""
+        before = [variable.codec for variable in self.variables]
+        for variable in self.variables:
+            variable.codec = nested.codec_at(variable.codec, variable.codec.format.bits)
+        try:
+            yield
+        finally:
+            for variable, codec in zip(self.variables, before):
+                variable.codec = codec
+
     def activation_bits(self, bits):
         """Width of the activations beside weights of a width, or None."""
         return bits if self.options.activations == "same" else self.options.activations

@@ -231,12 +231,18 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         return self._cast(tf.gather_nd(self.read(), indices, name=name))
 
     def assign(self, value, use_locking=None, name=None, read_value=True):
-        """Stores new values; the transform is kept where its range fits them."""
+        """Stores new values; the transform is kept where its range fits them.
+
+        What equals the value as it is read now changes nothing, though more bits may be stored.
+        """
         value = tf.convert_to_tensor(value, tf.float32)
         value.shape.assert_is_compatible_with(self.shape)
-        return self._store(
-            self.codec.assign(self.buffer.read_value(), value, self._next_seed()), read_value
-        )
+        buffer, seed = self.buffer.read_value(), self._next_seed()
+        if self.learned_scale is None:
+            return self._store(self.codec.assign(buffer, value, seed), read_value)
+        same = tf.reduce_all(tf.equal(value, self.codec.decode(buffer)))
+        assigned = tf.cond(same, lambda: buffer, lambda: self.codec.assign(buffer, value, seed))
+        return self._store(assigned, read_value)
 
     def assign_add(self, delta, use_locking=None, name=None, read_value=True):
         """Adds to the stored values: decode, add and encode in one codec step."""

@@ -347,6 +347,35 @@ def test_other_optimizers_train_it(optimizer):
     assert losses[-1] < losses[0]
 
 
+def test_what_reads_weights_to_change_them_reads_all_bits():
+    """A constraint, weight decay and averages at 2 bits would leave 2 bits of the weights."""
+    constraint = tf.keras.constraints.MaxNorm(1e6)
+    tf.keras.utils.set_random_seed(0)
+    inputs = x = tf.keras.Input((16,))
+    for _ in range(3):
+        x = L.Dense(16, kernel_constraint=constraint)(x)
+    model = omc.nest(tf.keras.Model(inputs, x), (8, 2), activations=None, distillation=0)
+    optimizer = tf.keras.optimizers.AdamW(1e-4, weight_decay=0.1, use_ema=True, ema_momentum=0.5)
+    model.compile(optimizer, "mse")
+    values = np.random.default_rng(0).standard_normal((32, 16)).astype(np.float32)
+    model.fit(values, values, epochs=2, verbose=0)
+    assert len(np.unique(nesting_of(model).variables[0].numpy())) > 60
+    average = optimizer._model_variables_moving_average[2]
+    np.testing.assert_allclose(average, nesting_of(model).variables[0].numpy(), atol=0.02)
+
+
+@pytest.mark.parametrize("bits", [4, 2])
+def test_setting_what_was_got_keeps_all_stored_bits(bits):
+    model = nested_network()
+    nested.switch(model, bits)
+    before = [v.buffer.numpy() for v in nesting_of(model).variables]
+    model.set_weights(model.get_weights())
+    for variable, buffer in zip(nesting_of(model).variables, before):
+        np.testing.assert_array_equal(variable.buffer.numpy(), buffer)
+    model.set_weights([2 * value for value in model.get_weights()])
+    assert np.isfinite(model.predict(data()[0], verbose=0)).all()
+
+
 def test_minifloats_nest_by_their_mantissa():
     model = compiled(nested_network(policy="S1E3M7", bits=(11, 7, 5)))
     x, y = data()
