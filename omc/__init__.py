@@ -10,7 +10,7 @@
 
 import importlib
 
-from omc import coding, nested
+from omc import coding, nested, progressive
 from omc.compressed import CompressedTensor, compress, decompress
 from omc.errors import ArtifactError, OmcError
 from omc.formats import Format
@@ -40,6 +40,7 @@ __all__ = [
     "memory_report",
     "nest",
     "nested",
+    "progressive",
     "recompute",
     "save",
     "wrap",

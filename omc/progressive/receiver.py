@@ -7,17 +7,18 @@ import numpy as np
 import tensorflow as tf
 from keras.src.mixed_precision.autocast_variable import AutoCastVariable
 
-from omc import artifacts, coding
+from omc import coding
 from omc.codecs import Codec
 from omc.errors import ArtifactError, InputError, InputTypeError, ModelError, OmcError
 from omc.formats import FP32
 from omc.keras import nesting, saving, wrapping
 from omc.keras.variable import CompressedVariable
 from omc.policies import PlannedVariable, Policy, VariableSpec
-from omc.progressive import parts, streams
+from omc.progressive import parts, streams, widths
 from omc.progressive.parts import Part
 
 _SUFFIX = ".part"
+_ALIGNED = 64  # Bytes, to which TensorFlow aligns tensors.
 
 
 class Receiver:
@@ -61,6 +62,7 @@ class Receiver:
         wrapping.check_variables(model)
         self.model = model
         self.stages, self.index, self.digest = (), -1, None
+        self._structure, self._planned = None, []
         self._interrupted = None
         self._directory = None if directory is None else _folder(directory)
         if self._directory is not None:
@@ -88,7 +90,7 @@ class Receiver:
         Raises:
             InputTypeError: `part` is none.
             ArtifactError: The part is damaged, of another architecture, of another chain, out of
-                order, already applied, or the model has been trained since; or it cannot be kept in
+                order, already applied, or the model has been trained since; it cannot be kept in
                 the directory. The model is as it was.
         """
         return self._take(_as_part(part), keep=self._directory is not None)
@@ -115,6 +117,8 @@ class Receiver:
             self._interrupted = None
             self._renew_plan(part)
         self.index, self.digest = part.index, part.digest
+        if self._structure is not None:
+            widths.use_stage(self.model, self._structure, part.stage)
         wrapping.forget_functions(self.model)
         return self.model
 
@@ -134,9 +138,7 @@ class Receiver:
             raise ArtifactError("part", expected, f"{part!r}, which is already applied", tip)
         if part.index != self.index + 1:
             raise ArtifactError("part", expected, f"{part!r}, out of order", tip)
-        if part.kind == "delta" and (
-            part.stages != self.stages or part.base_digest != self.digest
-        ):
+        if part.kind == "delta" and (part.stages != self.stages or part.base_digest != self.digest):
             got = f"{part!r} of another chain, given {part.base_digest}"
             raise ArtifactError("part", f"a delta on {self.digest}", got, "split once, send all.")
 
@@ -153,8 +155,14 @@ class Receiver:
         )
 
     def _keep(self, part, keep):
-        if keep:
-            part.save(os.path.join(self._directory, f"{part.index}-{part.digest[:16]}{_SUFFIX}"))
+        if not keep:
+            return
+        name = f"{part.index}-{part.digest[:16]}{_SUFFIX}"
+        try:
+            part.save(os.path.join(self._directory, name))
+        except ArtifactError as error:
+            tip = "the model is as it was; make room, and apply the part again."
+            raise ArtifactError("directory", error.expected, error.got, tip) from error
 
     def _install(self, part, variables):
         """Wraps the plain model around a base that was verified."""
@@ -178,9 +186,12 @@ class Receiver:
             _planned(VariableSpec.of(v), entries[id(v)].codec, part.stage)
             for v in wrapping.variables_of(model)
         )
-        raw = _raw_values(part)
+        raw, self._structure = _raw_values(part), properties.get("nesting")
         del variables[:]  # So that each dense original is gone before the next one's turn.
         wrapping.install(model, wrapping.variables_of(model), plan, create)
+        self._planned = wrapping.variables_of(model)
+        if self._structure is not None:
+            widths.restore(model, saving.stored_order(model), self._structure)
         for variable, entry in zip(saving.stored_order(model), part.entries):
             if isinstance(variable, CompressedVariable) is not (entry.codec is not None):
                 raise AssertionError(f"{variable.name} is not what the base says")
@@ -191,7 +202,7 @@ class Receiver:
 
     def _renew_plan(self, part):
         plan = []
-        for old, variable in zip(vars(self.model)["_omc_plan"], wrapping.variables_of(self.model)):
+        for old, variable in zip(vars(self.model)["_omc_plan"], self._planned):
             if isinstance(variable, CompressedVariable):
                 old = _planned(old.spec, nesting.stored_codec(variable), part.stage)
             plan.append(old)
@@ -261,7 +272,10 @@ def _kept(directory, model):
 
 def _check_match(part, variables):
     """Raises for a base that is not of the model's architecture."""
-    for place, (entry, variable) in enumerate(zip(part.entries, variables)):
+    with _sound(part):
+        structure = part.properties.get("nesting")
+        entries = part.entries[: structure["variables_before"] if structure else None]
+    for place, (entry, variable) in enumerate(zip(entries, variables)):
         mine = VariableSpec.of(variable)
         theirs = f"{entry.name!r}, {entry.shape} {entry.dtype}"
         if entry.place != place:
@@ -274,11 +288,11 @@ def _check_match(part, variables):
                 f"{theirs}, in {part!r}",
                 "build the model as the one that was split.",
             )
-    if len(part.entries) != len(variables):
+    if len(entries) != len(variables):
         raise ArtifactError(
             "part",
             f"a base of the model's {len(variables)} variables",
-            f"{len(part.entries)} in {part!r}",
+            f"{len(entries)} in {part!r}",
             "build the model as the one that was split.",
         )
 
@@ -307,7 +321,7 @@ def _verify_delta(part, variables, digests):
                 raise ValueError("a delta of another shape")
             if nesting.stored_codec(variable) == entry.codec:
                 continue  # Upgraded already, before an interruption.
-            buffer = variable.buffer.read_value()
+            buffer = _held(variable.buffer)
             given = buffer, nesting.stored_codec(variable)
             targets[entry.place] = _decoded_digest(part, entry, *given)
         _check_digest(part, targets)
@@ -346,11 +360,14 @@ def _decoded_digest(part, entry, given=None, given_codec=None):
     return digest.done()
 
 
-def _buffer(part, entry):
-    """A base's buffer, uint8 array."""
+def _buffer(part, entry, given=None, given_codec=None):
+    """The buffer that an entry leads to, uint8 array."""
     codec, data = entry.codec, part.streams(entry)
-    buffer = np.empty(codec.nbytes, np.uint8)
-    for where, piece in streams.decode(data, codec):
+    # Aligned, TensorFlow takes it as it is; otherwise it would make a copy of its own first.
+    buffer = np.empty(codec.nbytes + _ALIGNED, np.uint8)
+    begin = -buffer.ctypes.data % _ALIGNED
+    buffer = buffer[begin : begin + codec.nbytes]
+    for where, piece in streams.decode(data, codec, given, given_codec):
         at = 0
         for start, stop in streams.ranges(codec, *where):
             buffer[start:stop] = piece[at : at + stop - start]
@@ -362,21 +379,15 @@ def _buffer(part, entry):
 
 def _upgrade(part, entry, variable, target):
     """Puts the next stage's codes in the place of a variable's."""
-    before, data, codec = variable.buffer, part.streams(entry), entry.codec
-    given = before.read_value(), nesting.stored_codec(variable)
-    name = before.name.split(":")[0]
-    with tf.device(before.device):
-        after = tf.Variable(tf.zeros([codec.nbytes], tf.uint8), trainable=False, name=name)
-    for where, piece in streams.decode(data, codec, *given):
-        at = 0
-        for start, stop in streams.ranges(codec, *where):
-            after[start:stop].assign(piece[at : at + stop - start])
-            at += stop - start
-    if len(data[0]):
-        after[codec.nbytes - len(data[0]) :].assign(np.frombuffer(data[0], np.uint8))
-    if streams.digest_of(after.read_value(), codec) != target:
+    before, codec = variable.buffer, entry.codec
+    buffer = _buffer(part, entry, _held(before), nesting.stored_codec(variable))
+    if streams.digest_of(buffer, codec) != target:
         raise ArtifactError("part", "a part that stays as it is", f"{part!r}, altered meanwhile")
-    del given
+    with tf.device(before.device):
+        # A copy, in TensorFlow's memory, and whole: a variable that is assigned to by slices is
+        # copied at every read from then on.
+        after = tf.raw_ops.DeepCopy(x=buffer)
+        after = tf.Variable(after, trainable=False, name=before.name.split(":")[0])
     variable.restore(dataclasses.replace(codec, saturates=variable.codec.saturates), after)
     wrapping.give_reason(variable, f"stage {part.stage}")
     # A function that someone traced may hold the old buffer: its memory is freed all the same.
@@ -384,9 +395,14 @@ def _upgrade(part, entry, variable, target):
     tf.raw_ops.AssignVariableOp(resource=before.handle, value=empty, validate_shape=False)
 
 
+def _held(buffer):
+    """What a buffer (tf.Variable) holds, without the copy that `read_value` makes."""
+    return tf.raw_ops.ReadVariableOp(resource=buffer.handle, dtype=tf.uint8)
+
+
 def _digest(variable):
     if isinstance(variable, CompressedVariable):
-        return streams.digest_of(variable.buffer.read_value(), nesting.stored_codec(variable))
+        return streams.digest_of(_held(variable.buffer), nesting.stored_codec(variable))
     return streams.digest_of_raw(variable.numpy())
 
 

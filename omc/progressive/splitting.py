@@ -10,7 +10,7 @@ from omc.formats import FP32, Format
 from omc.keras import nesting, saving, wrapping
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
-from omc.progressive import parts, streams
+from omc.progressive import parts, streams, widths
 
 
 def split(model, stages):
@@ -18,11 +18,13 @@ def split(model, stages):
 
     The last stage is the model bit for bit: of a plain model its float32 weights ("FP32"), or the
     codes that `omc.wrap` would give it; of a wrapped model what it stores. An earlier stage is read
-    out of the one after it where that holds its codes (INT4 of INT8, S1E3M3 of S1E3M7, by
-    `omc.nested`), and else made of the last stage's values by the codec, with a transform.
+    out of the highest one that holds its codes, where there is one (INT4 of INT8, S1E3M3 of
+    S1E3M7, by `omc.nested`), and else made of the last stage's values, with a transform.
 
     Variables that are not quantized (biases, BatchNorm) travel whole in the base. Those that a
     wrapped model stores in fewer bits than a stage asks for reach what is stored with that stage.
+    Of a nested model (`omc.nest`) the stages are widths: a stage computes what
+    `omc.nested.switch` to its width does.
 
     Args:
         model: A built `tf.keras.Model`, plain or wrapped.
@@ -37,10 +39,15 @@ def split(model, stages):
         InputError: No stages, stages out of order, too wide, or that do not end where the model
             does; NaN or Inf weights.
         InputTypeError: `stages` is no list, `model` no Keras model, or a variable holds strings.
-        ModelError: The model is not built, or partially quantized as a client's is.
+        ModelError: The model is not built, partially quantized as a client's is, or nested with
+            rounding "shift".
     """
     formats = _parsed(stages)
     held = _wrapped(model, formats) if saving.is_wrapped(model) else _plain(model, formats)
+    growing = None  # Variables of a nested model that change their width; None for all.
+    if nesting.nesting_of(model) is not None:
+        widths.check_stages(model, formats)
+        growing = {id(variable) for variable in nesting.nesting_of(model).variables}
     names = tuple(fmt.name for fmt in formats)
     entries, payloads, digests = ([[] for _ in formats] for _ in range(3))
     raw = {}
@@ -59,7 +66,10 @@ def split(model, stages):
                 each.append(digest)
             continue
         before = None
-        for stage, (buffer, codec) in enumerate(_chain(variable, codec, formats)):
+        grows = growing is None or id(variable) in growing
+        chain = _chain(variable, codec, formats if grows else formats[-1:])
+        chain = [chain[0]] * (len(formats) - len(chain)) + chain
+        for stage, (buffer, codec) in enumerate(chain):
             if before is not None and codec == before[1]:
                 digests[stage].append(digests[stage - 1][-1])
                 continue
@@ -72,7 +82,7 @@ def split(model, stages):
             digests[stage].append(streams.digest_of(buffer, codec))
             before = buffer, codec
     states = [None, *(streams.state_digest(each) for each in digests)]
-    joined, properties = [_joined(*item) for item in raw.items()], _properties(model)
+    joined, properties = [_joined(*item) for item in raw.items()], _properties(model, formats)
     return [
         parts.assemble(
             "delta" if stage else "base",
@@ -136,7 +146,9 @@ def _wrapped(model, formats):
                 got = f"{model.name!r}, a client's partially quantized one"
                 raise ModelError("model", "a model with one format a variable", got, tip)
             codec = nesting.stored_codec(variable)
-            if widest is None or codec.format.bits > widest.bits:
+            if codec.format.is_fp32 and formats[0].is_fp32:
+                codec = None  # One stage: it travels raw.
+            elif widest is None or codec.format.bits > widest.bits:
                 widest = codec.format
         found.append((variable, codec))
     widest = widest or FP32
@@ -161,10 +173,11 @@ def _chain(variable, codec, formats):
     found, dense = [target], None
     for fmt in reversed(formats[:-1]):
         if fmt.bits < codec.format.bits:
-            if _holds(found[0][1], fmt):
-                above, bits = found[0], fmt.bits
-                buffer = nested.extract_buffer(tf.constant(above[0]), above[1], bits).numpy()
-                found.insert(0, (buffer, nested.extracted_codec(above[1], bits)))
+            # The highest, for to round twice is not to round once.
+            above = next((held for held in reversed(found) if _holds(held[1], fmt)), None)
+            if above is not None:
+                buffer = nested.extract_buffer(tf.constant(above[0]), above[1], fmt.bits).numpy()
+                found.insert(0, (buffer, nested.extracted_codec(above[1], fmt.bits)))
                 continue
             dense = codec.decode(tf.constant(target[0])) if dense is None else dense
             lower = Codec(fmt, codec.shape)
@@ -195,8 +208,12 @@ def _joined(dtype, arrays):
     return dtype, octets, False
 
 
-def _properties(model):
-    seeds = [v._seed for v in model.variables if isinstance(v, CompressedVariable)]
-    if seeds and seeds[0] is not None:
-        return {"rounding": "stochastic", "seed": int(seeds[0][0])}
-    return {"rounding": "nearest", "seed": 0}
+def _properties(model, formats):
+    found, variables = {"rounding": "stochastic", "seed": 0}, saving.stored_order(model)
+    compressed = [v for v in variables if isinstance(v, CompressedVariable)]
+    if compressed and compressed[0]._seed is None:
+        found["rounding"] = "nearest"
+    elif compressed:
+        found["seed"] = int(compressed[0]._seed[0])
+    structure = widths.described(model, variables, formats)
+    return found if structure is None else {**found, "nesting": structure}

@@ -25,8 +25,8 @@ from omc import coding, packing
 from omc.codecs import Codec
 from omc.formats import FP32
 
-SEGMENT = 1 << 15
-"""Columns of a segment: 262,144 weights."""
+SEGMENT = 1 << 14
+"""Columns of a segment: 131,072 weights."""
 
 TRAILER_BYTES = 8
 """Scale and offset, float32 each."""

@@ -1,0 +1,76 @@
+"""Models, chains and what each stage ought to be, made without omc.progressive."""
+
+import numpy as np
+import tensorflow as tf
+
+import omc
+from omc.formats import Format
+from omc.keras.saving import stored_order
+
+L = tf.keras.layers
+CHAINS = [
+    ("INT4", "INT8", "FP32"),
+    ("S1E3M3", "S1E3M7", "FP32"),
+    ("INT4", "S1E3M7", "FP32"),
+    ("INT2", "INT3", "INT5", "INT8"),
+    ("INT4", "S1E2M3", "INT8", "S1E5M10", "FP32"),
+    ("S0E3M2", "S1E4M14"),
+    ("S1E8M7", "FP32"),
+    ("FP32",),
+    ("INT8",),
+]
+
+
+def network(seed=0, width=13):
+    """A small plain model with biases, statistics, and a counter."""
+    tf.keras.utils.set_random_seed(seed)
+    inputs = tf.keras.Input((6, 5, 2))
+    x = L.Conv2D(7, 3, activation="relu", name="conv")(inputs)
+    x = L.BatchNormalization()(x)
+    x = L.Dense(width, activation="tanh", name="hidden")(L.Flatten()(x))
+    model = tf.keras.Model(inputs, L.Dense(3, name="head")(L.Dropout(0.5)(x)))
+    for variable in model.variables:
+        if variable.shape.rank == 1:
+            variable.assign(np.random.default_rng(seed).uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+def batch():
+    return np.random.default_rng(1).normal(size=(4, 6, 5, 2)).astype(np.float32)
+
+
+def values(model):
+    """Bytes of every variable's dense value."""
+    return [np.asarray(v.numpy()).tobytes() for v in stored_order(model)]
+
+
+def stored(model):
+    """What a model stores: formats and bytes, or the raw values."""
+    found = []
+    for variable in stored_order(model):
+        if hasattr(variable, "buffer"):
+            found.append((variable.codec, variable.buffer.numpy().tobytes()))
+        else:
+            found.append((None, variable.numpy().tobytes()))
+    return found
+
+
+def is_inside(low, high):
+    """Whether a format's codes can be read out of another's."""
+    if low.kind == "int" or high.kind != low.kind:
+        return low.kind == high.kind
+    return (low.sign_bits, low.exponent_bits) == (high.sign_bits, high.exponent_bits)
+
+
+def expected_values(weights, chain):
+    """Dense values of a weight matrix at every stage, by `omc.compress` and `omc.nested`."""
+    last = omc.compress(weights, chain[-1])
+    stages = [last]
+    for name in reversed(chain[:-1]):
+        fmt = Format.parse(name)
+        above = [stage for stage in stages if is_inside(fmt, stage.format)]
+        if above:
+            stages.insert(0, omc.nested.extract(above[-1], fmt.bits))
+        else:
+            stages.insert(0, omc.compress(omc.decompress(last), name))
+    return [omc.decompress(stage).numpy() for stage in stages]
