@@ -375,27 +375,40 @@ class Codec:
 
 
 @dataclasses.dataclass(frozen=True)
-class PartialCodec:
-    """A codec whose buffers may also be raw FP32; their length tells which (partial quantization).
+class AlternativeCodec:
+    """Codecs of one shape whose buffers differ in length: which one wrote a buffer, that tells.
 
-    Has the part of `Codec` that a variable needs, in graph code with buffers of uint8 [None].
+    So a variable may come at several widths, or, with `raw_codec`, be left in float32 (partial
+    quantization). It has the part of `Codec` that a variable needs, in graph code with buffers of
+    uint8 [None]; a length that is none of the codecs' raises TensorFlow's InvalidArgumentError.
 
     Attributes:
-        codec: The `Codec` of quantized buffers.
+        codecs: Tuple of two `Codec`s or more.
 
     Raises:
-        InputError: Quantized buffers would not be shorter than raw ones.
+        InputError: Fewer codecs, or other shapes; two codecs have buffers of equal length.
     """
 
-    codec: Codec
+    codecs: tuple
 
     def __post_init__(self):
-        if self.codec.nbytes >= 4 * self.codec.count:
+        object.__setattr__(self, "codecs", tuple(self.codecs))
+        names = ", ".join(codec.format.name for codec in self.codecs)
+        if len(self.codecs) < 2 or len({codec.shape for codec in self.codecs}) > 1:
+            raise InputError("codecs", "two codecs or more, of one shape", names or "none")
+        lengths = [codec.nbytes for codec in self.codecs]
+        if len(set(lengths)) < len(lengths):
             raise InputError(
-                "codec",
-                "buffers shorter than raw float32",
-                f"{self.codec.nbytes} bytes for {self.codec.count} weights",
+                "codecs",
+                "buffers of different lengths, which tell them apart",
+                f"{names}, of {', '.join(map(str, lengths))} bytes for {self.count} weights",
+                "keep so small a variable in one format, with an override.",
             )
+
+    @property
+    def codec(self):
+        """The first of the codecs."""
+        return self.codecs[0]
 
     @property
     def shape(self):
@@ -407,6 +420,14 @@ class PartialCodec:
         """Number of weights."""
         return self.codec.count
 
+    def index(self, buffer):
+        """Position of the codec that wrote a buffer, int32 []; the last where none did."""
+        size, last = tf.size(buffer), len(self.codecs) - 1
+        found = tf.constant(last)
+        for index, codec in enumerate(self.codecs[:last]):
+            found = tf.where(tf.equal(size, codec.nbytes), index, found)
+        return found
+
     def decode(self, buffer):
         """As `Codec.decode`."""
         return _shared(self, "_decode", buffer)
@@ -417,18 +438,35 @@ class PartialCodec:
 
     def assign(self, buffer, values, seed=None):
         """As `Codec.assign`."""
-        return self._either(buffer, lambda codec: codec.assign(buffer, values, seed))
+        return self.switch(buffer, lambda codec, own: codec.assign(own, values, seed))
+
+    def encode_as(self, buffer, values, seed=None):
+        """As `Codec.encode`, by the codec that wrote a buffer."""
+        return self.switch(buffer, lambda codec, _: codec.encode(values, seed))
+
+    def switch(self, buffer, function):
+        """What a function gives for the codec that wrote a buffer.
+
+        Args:
+            buffer: uint8 [None].
+            function: (codec, the buffer with its length known) -> tensor.
+        """
+
+        def branch(codec):
+            return lambda: function(codec, tf.ensure_shape(buffer, [codec.nbytes]))
+
+        return tf.switch_case(self.index(buffer), [branch(codec) for codec in self.codecs])
 
     def _decode(self, buffer):
-        return self._either(buffer, lambda codec: codec.decode(buffer))
+        return self.switch(buffer, lambda codec, own: codec.decode(own))
 
     def _add(self, buffer, delta, sign, seed):
-        return self._either(buffer, lambda codec: codec.add(buffer, delta, seed, sign))
+        return self.switch(buffer, lambda codec, own: codec.add(own, delta, seed, sign))
 
-    def _either(self, buffer, method):
-        raw = Codec(FP32, self.codec.shape, transform=False)
-        quantized = tf.equal(tf.size(buffer), self.codec.nbytes)
-        return tf.cond(quantized, lambda: method(self.codec), lambda: method(raw))
+
+def raw_codec(shape):
+    """The codec of raw float32 buffers of a shape (tuple)."""
+    return Codec(FP32, shape, transform=False)
 
 
 @functools.lru_cache(maxsize=1024)

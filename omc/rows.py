@@ -3,8 +3,7 @@
 import tensorflow as tf
 
 from omc import packing, transforms
-from omc.codecs import Codec, PartialCodec, from_bytes
-from omc.formats import FP32
+from omc.codecs import AlternativeCodec, from_bytes
 
 
 def decode_rows(codec, buffer, indices):
@@ -15,7 +14,7 @@ def decode_rows(codec, buffer, indices):
     Where more rows are asked for than there are, the whole tensor is decoded instead.
 
     Args:
-        codec: `Codec` or `PartialCodec` of a tensor [rows, ...] of rank 1 or more.
+        codec: `Codec` or `AlternativeCodec` of a tensor [rows, ...] of rank 1 or more.
         buffer: uint8 [nbytes], as the codec writes it.
         indices: Integer tensor of any shape, values in 0 .. rows - 1. Others raise TensorFlow's
             InvalidArgumentError, as `tf.gather` does.
@@ -23,13 +22,8 @@ def decode_rows(codec, buffer, indices):
     Returns:
         float32 tensor [*indices.shape, *codec.shape[1:]], bit for bit what the codec's ops give.
     """
-    if isinstance(codec, PartialCodec):
-        raw = Codec(FP32, codec.shape, transform=False)
-        return tf.cond(
-            tf.equal(tf.size(buffer), codec.codec.nbytes),
-            lambda: decode_rows(codec.codec, buffer, indices),
-            lambda: decode_rows(raw, buffer, indices),
-        )
+    if isinstance(codec, AlternativeCodec):
+        return codec.switch(buffer, lambda own, sized: decode_rows(own, sized, indices))
     if codec.format.is_fp32:
         return tf.gather(tf.reshape(from_bytes(buffer), codec.shape), indices)
     wanted = indices.shape.num_elements()

@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 
 from omc import codecs
-from omc.codecs import Codec, PartialCodec
+from omc.codecs import AlternativeCodec, Codec, raw_codec
 from omc.compressed import CompressedTensor, compress, decompress
+from omc.errors import InputError
 from omc.formats import Format
 from tests.stored import CODED, EPS, FLOAT32_MAX, SHAPES, assert_same_buffer, units_of, weights
 
@@ -219,24 +220,52 @@ def test_stochastic_updates_are_unbiased(name):
     assert abs(moved.mean() - delta[12]) < 5 * deviation and deviation < abs(delta[12])
 
 
-@pytest.mark.parametrize("quantized", [True, False])
-def test_a_partial_codec_reads_the_length(quantized):
-    """In a graph whose buffers come in either form, as TFF's do."""
+@pytest.mark.parametrize("which", range(4))
+def test_an_alternative_codec_reads_the_length(which):
+    """In a graph whose buffers come in any form, as TFF's do."""
     values, delta = weights((5, 7)), tf.constant(weights((5, 7), seed=1))
-    partial = PartialCodec(Codec(Format.parse("S1E3M7"), (5, 7)))
-    codec = partial.codec if quantized else Codec(Format.parse("FP32"), (5, 7), transform=False)
+    codecs = [Codec(Format.parse(name), (5, 7)) for name in ("S1E3M7", "INT4", "INT2")]
+    several = AlternativeCodec((*codecs, raw_codec((5, 7))))
+    codec = several.codecs[which]
     buffer = codec.encode(values)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.uint8)])
     def everything(buffer):
-        added = partial.add(buffer, delta, seed_of(1), sign=-1.0)
-        return partial.decode(buffer), added, partial.assign(buffer, delta)
+        return (
+            several.decode(buffer),
+            several.add(buffer, delta, seed_of(1), sign=-1.0),
+            several.assign(buffer, delta),
+            several.encode_as(buffer, delta, seed_of(2)),
+            several.index(buffer),
+        )
 
-    decoded, moved, assigned = everything(buffer)
-    assert (partial.shape, partial.count) == ((5, 7), 35)
-    np.testing.assert_allclose(decoded, codec.decode(buffer), rtol=EPS)
-    np.testing.assert_array_equal(moved, codec.add(buffer, delta, seed_of(1), sign=-1.0))
-    np.testing.assert_array_equal(assigned, codec.assign(buffer, delta))
+    assert (several.shape, several.count) == ((5, 7), 35)
+    for got in (everything(buffer), everything.python_function(buffer)):
+        decoded, moved, assigned, encoded, index = got
+        np.testing.assert_allclose(decoded, codec.decode(buffer), rtol=EPS)
+        np.testing.assert_array_equal(moved, codec.add(buffer, delta, seed_of(1), sign=-1.0))
+        np.testing.assert_array_equal(assigned, codec.assign(buffer, delta))
+        np.testing.assert_array_equal(encoded, codec.encode(delta, seed_of(2)))
+        assert index == which
+    for strange in (buffer[:-1], tf.concat([buffer, buffer[:1]], axis=0)):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            everything(strange)
+
+
+@pytest.mark.parametrize(
+    "codecs",
+    [
+        [Codec(Format.parse("INT4"), (3,)), raw_codec((3,))],  # 12 bytes, both.
+        [Codec(Format.parse("INT8"), (5, 7)), Codec(Format.parse("INT8"), (5, 7))],
+        [Codec(Format.parse("INT8"), (5, 7)), Codec(Format.parse("INT4"), (7, 5))],
+        [Codec(Format.parse("INT8"), (5, 7))],
+        [],
+    ],
+)
+def test_alternatives_that_nothing_tells_apart_are_refused(codecs):
+    with pytest.raises(InputError) as caught:
+        AlternativeCodec(codecs)
+    assert caught.value.argument == "codecs"
 
 
 # Graphs and XLA.

@@ -17,7 +17,14 @@ from omc import artifacts, errors
 from omc.learning import remote_runtime
 from omc.learning.runtime import current_runtime
 from omc.learning.worker_processes import running_workers, workers
-from tests.error_cases import allocation, coding, nested, pictures  # noqa: F401 - they register cases
+from tests.error_cases import (  # noqa: F401 - they register cases
+    allocation,
+    coding,
+    nested,
+    pictures,
+    progressive,
+    widths,
+)
 from tests.error_cases.registry import CASES, case
 
 L = tf.keras.layers

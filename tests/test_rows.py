@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from omc.codecs import Codec, PartialCodec
+from omc.codecs import AlternativeCodec, Codec
 from omc.formats import FP32, Format
 from omc.rows import decode_rows
 
@@ -53,7 +53,7 @@ def test_every_row_bit_for_bit(fmt, shape, transform):
 def test_partial_codecs(raw):
     codec = Codec(Format.parse("INT4"), (9, 4))
     buffer = buffer_of(Codec(FP32, (9, 4), transform=False) if raw else codec)
-    partial = PartialCodec(codec)
+    partial = AlternativeCodec((codec, Codec(FP32, (9, 4), transform=False)))
     same_bits(decode_rows(partial, buffer, tf.constant([8, 2])), partial.decode(buffer)[8::-6])
 
 

@@ -1,5 +1,6 @@
 """Held-out metrics of the server's master and of what a client would hold."""
 
+from omc.learning import round_to_width
 from omc.policies import VariableSpec
 
 
@@ -23,3 +24,24 @@ def evaluate(task, model, policy, round_number):
         if planned.codec is not None:
             variable.assign(planned.codec.decode(planned.codec.encode(variable.read_value())))
     return task.evaluate(model), master
+
+
+def evaluate_widths(task, model, policy, widths):
+    """Evaluates what a client of each width would download, all of it quantized.
+
+    Args:
+        task: `Task`.
+        model: Keras model that holds the master weights; left quantized.
+        policy: `omc.Policy`.
+        widths: Sequence of bits.
+
+    Returns:
+        Dict from width to accuracy.
+    """
+    master, found = [variable.numpy() for variable in model.variables], {}
+    for bits in widths:
+        for variable, value in zip(model.variables, master):
+            variable.assign(value)
+        round_to_width(model, policy, bits)
+        found[bits] = task.evaluate(model)["accuracy"]
+    return found

@@ -34,5 +34,9 @@ def build_process(settings, seed, task):
     if settings.method == "fp32":
         return build_fp32_fed_avg(task.model_fn, *optimizers)
     return build_controlled_fed_avg(
-        task.model_fn, settings.policy(seed), *optimizers, uplink=settings.uplink
+        task.model_fn,
+        settings.policy(seed),
+        *optimizers,
+        uplink=settings.uplink,
+        widths=settings.client_widths,
     )

@@ -44,7 +44,10 @@ class Round:
         parameter_bytes: Bytes of a client's parameters, mean over the drawn clients.
         seconds: Time of the round, without evaluation.
         warm: 0 in the first round after a start, which includes tracing, otherwise 1.
-        metrics: Further held-out metrics of the task, dict; columns of their own.
+        metrics: Further held-out metrics of the task, and the accuracy at each width (see
+            `width_column`), dict; columns of their own.
+        widths: Traffic of the clients of each width, as of `omc.learning.traffic`, a dict from
+            width (str, for JSON); not in rounds.csv.
     """
 
     seed: int
@@ -61,6 +64,7 @@ class Round:
     seconds: float
     warm: int
     metrics: dict = dataclasses.field(default_factory=dict)
+    widths: dict = dataclasses.field(default_factory=dict)
 
     @property
     def evaluated(self):
@@ -70,11 +74,16 @@ class Round:
     def flat(self):
         """The columns of rounds.csv, a dict."""
         columns = dataclasses.asdict(self)
-        metrics = columns.pop("metrics")
+        metrics, _ = columns.pop("metrics"), columns.pop("widths")
         return {**columns, **metrics}
 
 
-_FIXED = {f.name: f.type for f in dataclasses.fields(Round) if f.name != "metrics"}
+_FIXED = {f.name: f.type for f in dataclasses.fields(Round) if f.type is not dict}
+
+
+def width_column(bits):
+    """Name of the column with the accuracy of what clients of a width (int or str) hold."""
+    return f"accuracy_at_{bits}_bits"
 
 
 class Releases:
@@ -315,6 +324,8 @@ def _summary(settings, rows, memory, dense_bytes, command):
     }
     for name in last[0].metrics:
         summary.update(by_seed(name, [row.metrics[name] for row in last]))
+    if settings.widths is not None:
+        summary.update(_by_width(rows, summary))
     return {
         **summary,
         "failed_share": sum(row.failed for row in rows) / sum(row.clients for row in rows),
@@ -331,6 +342,24 @@ def _summary(settings, rows, memory, dense_bytes, command):
         "versions": versions(),
         "command": command,
     }
+
+
+def _by_width(rows, summary):
+    """Accuracy and bytes of each width; a width that no client had in any round has None."""
+    found = {"accuracy_by_width": {}, "clients_by_width": {}}
+    for bits in rows[0].widths:
+        found["accuracy_by_width"][bits] = summary[width_column(bits)]
+        own = [row.widths[bits] for row in rows]
+        found["clients_by_width"][bits] = sum(one["clients"] for one in own)
+        for key, number in (
+            ("parameter_bytes", "clients"),
+            ("downlink_bytes", "clients"),
+            ("uplink_bytes", "answers"),
+        ):
+            total = sum(one[number] for one in own)
+            mean = round(sum(one[key] * one[number] for one in own) / total) if total else None
+            found.setdefault(f"{key}_by_width", {})[bits] = mean
+    return found
 
 
 def versions():

@@ -8,8 +8,9 @@ import tempfile
 from typing import Optional
 
 import omc
-from omc.errors import OmcError
+from omc.errors import InputError, OmcError
 from omc.formats import Format
+from omc.learning.widths import Widths, check_uplink, checked_policy
 from tff_sims.results import weights_file
 from tff_sims.tasks import TASKS
 
@@ -33,6 +34,8 @@ class Settings:
         weight_matrices_only: Leave biases and the like in float32.
         rounding: "nearest" or "stochastic", during the clients' training.
         uplink: "weights" or "update".
+        widths: Bits at which clients hold the model with method omc, such as "8,4,2"; each client
+            draws one of them, of equal shares, for good. None: all as `format` says.
         rounds: Most rounds of one run.
         clients: Size of the population; None for the task's.
         clients_per_round: Clients drawn in a round.
@@ -61,6 +64,7 @@ class Settings:
     weight_matrices_only: bool = True
     rounding: str = "stochastic"
     uplink: str = "weights"
+    widths: Optional[str] = None
     rounds: int = 60
     clients: Optional[int] = None
     clients_per_round: int = 10
@@ -84,6 +88,27 @@ class Settings:
     def seeds(self):
         """Seeds of the runs."""
         return list(range(self.seed, self.seed + self.repeats))
+
+    @property
+    def client_widths(self):
+        """`omc.learning.Widths`, or None.
+
+        Raises:
+            OmcError: `widths` is no list of widths that the format has, or needs another `uplink`.
+        """
+        if self.widths is None:
+            return None
+        if self.method != "omc":
+            raise InputError("widths", "none with method fp32", self.widths)
+        try:
+            bits = tuple(int(part) for part in self.widths.split(","))
+        except ValueError:
+            raise InputError("widths", "whole numbers such as 8,4,2", self.widths) from None
+        widths = Widths(bits)
+        policy = self.policy(self.seed)
+        checked_policy(widths, policy)
+        check_uplink(widths, policy, self.uplink)
+        return widths
 
     def policy(self, seed):
         """The `omc.Policy` of one run; FP32 for method fp32."""
@@ -139,7 +164,7 @@ def check(settings, out):
         settings: `Settings` as the user gave them.
         out: Folder for the results.
     """
-    for find in (_wrong_name, _wrong_number, _wrong_init, _wrong_task):
+    for find in (_wrong_name, _wrong_number, _wrong_widths, _wrong_init, _wrong_task):
         problem = find(settings)
         if problem:
             return problem
@@ -204,6 +229,14 @@ def _wrong_number(settings):
             value = getattr(settings, flag)
             if value is not None and not allowed(value):
                 return refusal(flag, expected, value)
+    return None
+
+
+def _wrong_widths(settings):
+    try:
+        settings.client_widths  # noqa: B018
+    except OmcError as error:
+        return as_line(error)
     return None
 
 

@@ -80,6 +80,13 @@ def _define_flags():
         "What a client sends: weights (the trained weights as it holds them) or update (what "
         "changed, rounded without bias).",
     )
+    string(
+        "widths",
+        "Bits at which clients hold, train and send the model with method omc, such as 8,4,2: each "
+        "client draws one of them, for good. The server keeps one model in --format, from which "
+        "every width is read (nested precision). Needs --uplink=update. By default all clients "
+        "hold --format.",
+    )
     integer("rounds", "Rounds of training, at least 1.")
     integer(
         "clients",

@@ -9,10 +9,17 @@ from omc.errors import OmcError, WorkerError
 from omc.learning import traffic
 from tff_sims.checkpoints import Checkpoints, Progress
 from tff_sims.client_process import measure_client
-from tff_sims.evaluation import evaluate
+from tff_sims.evaluation import evaluate, evaluate_widths
 from tff_sims.federation import build_process, runtime
 from tff_sims.participation import draw_cohort
-from tff_sims.results import Releases, Round, load_weights, save_weights, write_summary
+from tff_sims.results import (
+    Releases,
+    Round,
+    load_weights,
+    save_weights,
+    width_column,
+    write_summary,
+)
 from tff_sims.run_folder import RunFolder
 
 
@@ -131,6 +138,7 @@ class _Run:
             held, master = self._evaluate(state, number)
             accuracy, master_accuracy = held["accuracy"], master["accuracy"]
             further = {name: value for name, value in held.items() if name != "accuracy"}
+            further.update(self._by_width(state))
         counted = traffic(metrics)
         row = Round(
             seed=self._seed,
@@ -147,6 +155,7 @@ class _Run:
             seconds=seconds,
             warm=int(self._warm),
             metrics=further,
+            widths={str(bits): own for bits, own in counted.get("widths", {}).items()},
         )
         self._warm = True
         self.progress = Progress(state, [*self.progress.rows, row])
@@ -171,6 +180,15 @@ class _Run:
     def _evaluate(self, state, number):
         self._weights(state).assign_weights_to(self._model)
         return evaluate(self._task, self._model, self._settings.policy(self._seed), number)
+
+    def _by_width(self, state):
+        widths = self._settings.client_widths
+        if widths is None:
+            return {}
+        self._weights(state).assign_weights_to(self._model)
+        policy = self._settings.policy(self._seed)
+        found = evaluate_widths(self._task, self._model, policy, widths.bits)
+        return {width_column(bits): accuracy for bits, accuracy in found.items()}
 
 
 def stops_early(rows, settings):

@@ -31,7 +31,7 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
     decodes for the op at hand; `read_value()` is the explicit way.
 
     Attributes:
-        codec: `Codec` or `PartialCodec` of the buffer.
+        codec: `Codec` or `AlternativeCodec` of the buffer.
         buffer: tf.Variable, uint8 [nbytes]: all that is stored.
         served: How layers got the value so far: None before the first call; "transient" where it
             was dense for one op at a time; "dense" once it had to stay dense until backward.
@@ -62,7 +62,7 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         """Creates the variable around a buffer.
 
         Args:
-            codec: `Codec` or `PartialCodec`.
+            codec: `Codec` or `AlternativeCodec`.
             buffer: uint8 tensor, as the codec writes it.
             name: Name without ":0".
             trainable: Whether gradient tapes watch it.

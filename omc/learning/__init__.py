@@ -2,14 +2,19 @@
 
 from omc.learning.baselines import build_fp32_fed_avg, traffic
 from omc.learning.controller import build_controlled_fed_avg
+from omc.learning.distributors import client_id
 from omc.learning.processes import build_weighted_fed_avg
 from omc.learning.runtime import local_runtime, remote_runtime
+from omc.learning.widths import Widths, round_to_width
 
 __all__ = [
+    "Widths",
     "build_controlled_fed_avg",
     "build_fp32_fed_avg",
     "build_weighted_fed_avg",
+    "client_id",
     "local_runtime",
     "remote_runtime",
+    "round_to_width",
     "traffic",
 ]

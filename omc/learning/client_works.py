@@ -6,11 +6,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.codecs import PartialCodec, to_bytes
+from omc.codecs import AlternativeCodec
 from omc.keras import CompressedVariable
 from omc.learning import models
 
 UPLINKS = ("weights", "update")
+_COUNTS = ("answers", "clients", "downlink_bytes", "parameter_bytes", "uplink_bytes")
 
 
 class LocalOptimizer:
@@ -124,6 +125,8 @@ class ClientTrainer:
             uplink_energy=energy,
             uplink_error=error,
         )
+        if self._plan.widths is not None:
+            stats.update(_by_width(stats, self._plan.widths, client))
         return result, tf.where(finite, examples, 0.0), stats
 
     def _steps(self, dataset):
@@ -162,13 +165,11 @@ class ClientTrainer:
                 result.append(received[index] - variable.read_value())
                 continue
             update = codec.decode(received[index]) - variable.decode()
-            plain = self._plan.planned[index].codec
-            buffer = plain.encode(
-                update, tf.random.experimental.stateless_fold_in(seed, index, alg="philox")
-            )
-            if isinstance(codec, PartialCodec):
-                quantized = tf.equal(tf.size(received[index]), plain.nbytes)
-                buffer = tf.cond(quantized, lambda b=buffer: b, lambda u=update: to_bytes(u))
+            words = tf.random.experimental.stateless_fold_in(seed, index, alg="philox")
+            if isinstance(codec, AlternativeCodec):
+                buffer = codec.encode_as(received[index], update, words)
+            else:
+                buffer = codec.encode(update, words)
             result.append(buffer)
             error += tf.reduce_sum(tf.square(codec.decode(buffer) - update))
             energy += tf.reduce_sum(tf.square(update))
@@ -184,6 +185,12 @@ def _each_batch(iterator, state, step):
 # A loop inside the graph. `Dataset.reduce` would instantiate and optimize the whole training step
 # anew at each client's turn, which costs far more than the few steps of a client.
 _over_batches = tf.autograph.to_graph(_each_batch, recursive=False)
+
+
+def _by_width(stats, widths, client):
+    """A client's counts once more, each as a vector with a place for every width."""
+    own = tf.one_hot(widths.index(client), len(widths.bits), dtype=tf.int64)
+    return collections.OrderedDict((f"width_{key}", own * stats[key]) for key in _COUNTS)
 
 
 def _parameter_nbytes(variables):
@@ -213,8 +220,14 @@ def train_client(plan, optimizer, uplink, received, dataset, client, round_numbe
     return result, metrics, stats
 
 
-def summarize(stats):
-    """Traffic of a round, a dict of tensors, out of its clients' summed stats."""
+def summarize(stats, widths):
+    """Traffic of a round, a dict of tensors, out of its clients' summed stats.
+
+    Args:
+        stats: As of `ClientTrainer.train`, summed.
+        widths: The plan's `Widths` or None. With widths it holds "widths", too: vectors with the
+            sums of the clients of each.
+    """
     clients, answers = (tf.cast(stats[key], tf.float32) for key in ("clients", "answers"))
     distortion = tf.math.divide_no_nan(stats["uplink_error"], stats["uplink_energy"])
     summary = collections.OrderedDict(answers=stats["answers"], clients=stats["clients"])
@@ -225,6 +238,10 @@ def summarize(stats):
             tf.cast(stats[key], tf.float32), number
         )
     summary["uplink_distortion"] = distortion
+    if widths is not None:
+        summary["widths"] = collections.OrderedDict(bits=tf.constant(widths.bits))
+        for key in _COUNTS:
+            summary["widths"][key] = tf.convert_to_tensor(stats[f"width_{key}"])
     return summary
 
 
@@ -252,7 +269,9 @@ def build_client_work(plan, optimizer, uplink, payloads_type, data_type, metrics
         received = list(payloads.get_single_element().values())
         return train_client(plan, local_optimizer, uplink, received, dataset, client, round_number)
 
-    summary = tff.tensorflow.computation(summarize, work.type_signature.result[2])
+    @tff.tensorflow.computation(work.type_signature.result[2])
+    def summary(stats):
+        return summarize(stats, plan.widths)
 
     @tff.federated_computation(
         tff.FederatedType(payloads_type, tff.CLIENTS),

@@ -14,6 +14,7 @@ import tensorflow_federated as tff
 from omc.errors import InputError
 from omc.learning import aggregators, client_works, distributors, models, processes
 from omc.learning.runtime import current_runtime
+from omc.learning.widths import check_uplink
 
 State = processes.State
 
@@ -25,6 +26,7 @@ def build_controlled_fed_avg(
     server_optimizer_fn=None,
     uplink="weights",
     metrics_aggregator=None,
+    widths=None,
 ):
     """The algorithm of `build_weighted_fed_avg`, with the server outside of TFF.
 
@@ -32,8 +34,8 @@ def build_controlled_fed_avg(
     computed on its own, and its result is added in the order of the clients, bit for bit the same.
 
     Args:
-        model_fn, policy, client_optimizer_fn, server_optimizer_fn, uplink, metrics_aggregator: As
-            in `build_weighted_fed_avg`.
+        model_fn, policy, client_optimizer_fn, server_optimizer_fn, uplink, metrics_aggregator,
+            widths: As in `build_weighted_fed_avg`.
 
     Returns:
         `ControlledFedAvg`.
@@ -45,7 +47,8 @@ def build_controlled_fed_avg(
         raise InputError("uplink", f"one of {client_works.UPLINKS}", uplink)
     client_optimizer = processes.checked_optimizer("client_optimizer_fn", client_optimizer_fn, 0.1)
     server_optimizer = processes.checked_optimizer("server_optimizer_fn", server_optimizer_fn, 1.0)
-    plan = models.ModelPlan.of(model_fn, policy)
+    plan = models.ModelPlan.of(model_fn, policy, widths)
+    check_uplink(plan.widths, plan.policy, uplink)
     with tf.Graph().as_default():
         model = model_fn()
         aggregate_metrics = metrics_aggregator or tff.learning.metrics.sum_then_finalize
@@ -111,9 +114,8 @@ class ControlledFedAvg:
         self._optimizer = server_optimizer
         self._uplink = uplink
         self._sum = aggregators.WeightedSum(plan)
-        codecs = [planned.codec for planned in plan.planned]
-        self._pack = tf.function(lambda *values: distributors.pack(codecs, values), autograph=False)
-        self._mask = tf.function(lambda *words: tf.stack(plan.mask(*words)), autograph=False)
+        self._pack = tf.function(lambda *values: distributors.pack(plan, values), autograph=False)
+        self._choose = tf.function(lambda *words: tf.stack(plan.choices(*words)), autograph=False)
 
     def initialize(self):
         """The state before the first round."""
@@ -150,8 +152,8 @@ class ControlledFedAvg:
         before = _crossed(runtime)
         weights = state.global_model_weights
         values = [*weights.trainable, *weights.non_trainable]
-        packed, raw, distortion = _to_numpy(self._pack(*map(tf.convert_to_tensor, values)))
-        arguments = self._arguments(packed, raw, np.int32(state.distributor), client_data)
+        candidates, distortion = _to_numpy(self._pack(*map(tf.convert_to_tensor, values)))
+        arguments = self._arguments(candidates, np.int32(state.distributor), client_data)
         stats, metrics = collections.Counter(), []
         self._sum.take()  # A round that failed may have left something.
         for result, client_metrics, client_stats in runtime.map(self._work, arguments):
@@ -163,7 +165,7 @@ class ControlledFedAvg:
         new_weights, new_optimizer, rejected = self._step(state, mean, total_weight)
         client_work = collections.OrderedDict()
         if metrics:
-            client_work["traffic"] = _to_numpy(client_works.summarize(stats))
+            client_work["traffic"] = _to_numpy(client_works.summarize(stats, self._plan.widths))
             client_work["train"] = runtime.call(self._finalize_metrics, metrics)
         link = {key: count - before[key] for key, count in _crossed(runtime).items()}
         return tff.learning.templates.LearningProcessOutput(
@@ -192,17 +194,12 @@ class ControlledFedAvg:
             weights, state.distributor, state.client_work, state.aggregator, state.finalizer
         )
 
-    def _arguments(self, packed, raw, round_number, client_data):
+    def _arguments(self, candidates, round_number, client_data):
         for dataset in client_data:
-            client = tf.constant(0)
-            for batch in models.untuned(dataset):
-                client = distributors.fingerprint(batch)
-                break
-            mask = self._mask(tf.constant(round_number), client).numpy()
-            chosen = [
-                p if quantized or not r.size else r for p, r, quantized in zip(packed, raw, mask)
-            ]
-            yield models.payload(chosen), dataset, client.numpy(), round_number
+            client = np.int32(distributors.client_id(dataset))
+            choices = self._choose(tf.constant(round_number), tf.constant(client)).numpy()
+            chosen = [values[choice] for values, choice in zip(candidates, choices)]
+            yield models.payload(chosen), dataset, client, round_number
 
     def _step(self, state, mean, total_weight):
         """Next weights and optimizer state; both as they were if the mean is not finite."""

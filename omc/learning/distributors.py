@@ -6,8 +6,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.codecs import PartialCodec, to_bytes
+from omc.codecs import to_bytes
 from omc.learning import models
+from omc.nested import extract_buffer
 
 MAX_CLIENT = 2**31 - 1
 """Largest client id, exclusive; ids are int32 and not negative."""
@@ -47,35 +48,55 @@ def fingerprint(batch):
     return tf.cast(hashed, tf.int32)
 
 
-def pack(codecs, values):
-    """Quantizes weights on the server.
+def client_id(dataset):
+    """Id (int) of the client that has this dataset, as in all processes here.
 
     Args:
-        codecs: For each variable its codec, or None for float32.
+        dataset: tf.data.Dataset of batches, in an order that does not change.
+    """
+    for batch in models.untuned(dataset):
+        return int(fingerprint(batch))
+    return 0
+
+
+def pack(plan, values):
+    """Quantizes weights on the server: each variable once, lower widths out of its codes.
+
+    Args:
+        plan: `ModelPlan`.
         values: float32 tensors, one a variable.
 
     Returns:
-        (packed, raw, distortion): what a client gets of each variable that it quantizes, and of one
-        that it does not (empty where there is no choice); ||Q(w) - w||^2 / ||w||^2.
+        (candidates, distortion): for each variable the list of what a client may get of it, one a
+        codec of its `plan.alternatives` (or the value itself); ||Q(w) - w||^2 / ||w||^2 for the
+        policy's format.
     """
-    packed, raw, error, energy = [], [], 0.0, 0.0
-    for codec, value in zip(codecs, values):
+    candidates, error, energy = [], 0.0, 0.0
+    for planned, alternatives, value in zip(plan.planned, plan.alternatives, values):
+        codec = planned.codec
         if codec is None:
-            packed.append(value)
-            raw.append(tf.zeros([0], tf.uint8))
+            candidates.append([value])
             continue
-        packed.append(codec.encode(value))
-        raw.append(to_bytes(value))
-        error += tf.reduce_sum(tf.square(codec.decode(packed[-1]) - value))
+        packed = codec.encode(value)
+        candidates.append([_buffer_of(own, value, codec, packed) for own in alternatives])
+        error += tf.reduce_sum(tf.square(codec.decode(packed) - value))
         energy += tf.reduce_sum(tf.square(value))
-    return packed, raw, tf.math.divide_no_nan(error, energy)
+    return candidates, tf.math.divide_no_nan(error, energy)
+
+
+def _buffer_of(wanted, value, codec, packed):
+    """Buffer of one alternative, from the value and its codes in the policy's format."""
+    if wanted.format.is_fp32:
+        return to_bytes(value)
+    return packed if wanted == codec else extract_buffer(packed, codec, wanted.format.bits)
 
 
 def build_distributor(plan):
     """Builds the downlink of packed codes.
 
     The server quantizes every candidate once a round. A client then selects, by its id, the payload
-    that holds codes for the variables it quantizes this round and raw float32 for the others.
+    that holds codes of its width for the variables it quantizes this round and raw float32 for the
+    others.
 
     Args:
         plan: `ModelPlan`.
@@ -86,27 +107,22 @@ def build_distributor(plan):
         the relative squared error of the packed weights, ||Q(w) - w||^2 / ||w||^2.
     """
     weights_type = models.weights_type(plan)
-    codecs = [planned.codec for planned in plan.planned]
 
     @tff.tensorflow.computation(np.int32, weights_type)
     def pack_weights(round_number, weights):
-        packed, raw, distortion = pack(codecs, [*weights.trainable, *weights.non_trainable])
+        candidates, distortion = pack(plan, [*weights.trainable, *weights.non_trainable])
         server_value = collections.OrderedDict(
-            packed=models.payload(packed), raw=models.payload(raw), round=round_number
+            candidates=models.payload(map(models.payload, candidates)), round=round_number
         )
         return server_value, distortion
 
     @tff.tensorflow.computation(pack_weights.type_signature.result[0], np.int32)
     def select(server_value, client):
-        mask = plan.mask(server_value["round"], client)
-        chosen = []
-        for key, codec, quantized in zip(server_value["packed"], plan.codecs, mask):
-            value = server_value["packed"][key]
-            if isinstance(codec, PartialCodec):
-                raw = server_value["raw"][key]
-                value = tf.cond(quantized, lambda p=value: p, lambda r=raw: r)
-            chosen.append(value)
-        return models.payload(chosen)
+        choices = plan.choices(server_value["round"], client)
+        return models.payload(
+            _chosen(list(candidates.values()), choice)
+            for candidates, choice in zip(server_value["candidates"].values(), choices)
+        )
 
     @tff.tensorflow.computation(np.int32)
     def keys(client):
@@ -141,3 +157,9 @@ def build_distributor(plan):
         )
 
     return initialize, next_fn
+
+
+def _chosen(candidates, choice):
+    if len(candidates) == 1:
+        return candidates[0]
+    return tf.switch_case(choice, [lambda c=candidate: tf.identity(c) for candidate in candidates])

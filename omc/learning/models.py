@@ -4,14 +4,16 @@ import collections
 import dataclasses
 import functools
 import itertools
+from typing import Optional
 
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.codecs import PartialCodec
+from omc.codecs import AlternativeCodec, raw_codec
 from omc.errors import InputTypeError
 from omc.keras import CompressedVariable
 from omc.keras.wrapping import rounding_seed
+from omc.learning.widths import Widths, checked_policy
 from omc.policies import Policy, VariableSpec, quantized_mask
 
 
@@ -26,6 +28,7 @@ class ModelPlan:
         num_trainable: How many of them are trainable.
         creation: For each variable, its rank in the order in which `model_fn` creates variables
             (integer ones not counted; -1 for those).
+        widths: `Widths` of the clients, or None where all hold the policy's format.
     """
 
     model_fn: collections.abc.Callable
@@ -33,15 +36,19 @@ class ModelPlan:
     planned: tuple
     num_trainable: int
     creation: tuple
+    widths: Optional[Widths] = None
 
     @classmethod
-    def of(cls, model_fn, policy):
+    def of(cls, model_fn, policy, widths=None):
         """Builds the model once in a scratch graph and plans its variables.
 
         Raises:
             InputTypeError: `model_fn` is not callable or returns no VariableModel.
-            InputError: An override of the policy matches nothing.
+            InputError: An override of the policy matches nothing; or `widths` are wrong.
         """
+        policy, widths = Policy.of(policy), Widths.of(widths)
+        if widths is not None:
+            checked_policy(widths, policy)
         if not callable(model_fn):
             raise InputTypeError("model_fn", "a no-arg function", type(model_fn).__name__)
         created = []
@@ -65,22 +72,38 @@ class ModelPlan:
         ranks = {id(variable): rank for rank, variable in enumerate(created)}
         return cls(
             model_fn=model_fn,
-            policy=Policy.of(policy),
-            planned=Policy.of(policy).candidates([VariableSpec.of(v) for v in variables]),
+            policy=policy,
+            planned=policy.candidates([VariableSpec.of(v) for v in variables]),
             num_trainable=len(model.trainable_variables),
             creation=tuple(ranks.get(id(variable), -1) for variable in variables),
+            widths=widths,
         )
+
+    @functools.cached_property
+    def alternatives(self):
+        """For each variable the `Codec`s that its buffers may be of, a tuple; empty for float32.
+
+        Several where clients have widths, and raw float32 last where partial quantization draws.
+        """
+        found = []
+        for planned in self.planned:
+            codecs = [] if planned.codec is None else [planned.codec]
+            if planned.partial and self.widths is not None:
+                codecs = self.widths.codecs(planned.codec)
+            if planned.partial and self.policy.fraction < 1:
+                codecs = [*codecs, raw_codec(planned.spec.shape)]
+            found.append(tuple(codecs))
+        return tuple(found)
 
     @functools.cached_property
     def codecs(self):
         """For each variable its codec, or None where it always travels as float32.
 
-        With partial quantization it is a `PartialCodec`: the buffer's length tells.
+        Where there are alternatives it is an `AlternativeCodec`: the buffer's length tells.
         """
-        draws = self.policy.fraction < 1
         return tuple(
-            PartialCodec(planned.codec) if planned.partial and draws else planned.codec
-            for planned in self.planned
+            AlternativeCodec(codecs) if len(codecs) > 1 else codecs[0] if codecs else None
+            for codecs in self.alternatives
         )
 
     def mask(self, round_number, client):
@@ -95,6 +118,21 @@ class ModelPlan:
         return [
             next(drawn) if planned.partial else tf.constant(planned.codec is not None)
             for planned in self.planned
+        ]
+
+    def choices(self, round_number, client):
+        """For each variable, which of its alternatives this client holds in this round.
+
+        Args:
+            round_number, client: int32 scalars.
+
+        Returns:
+            List of int32 scalars, 0 where there is no choice.
+        """
+        width = tf.constant(0) if self.widths is None else self.widths.index(client)
+        return [
+            tf.where(quantized, width, len(codecs) - 1) if len(codecs) > 1 else tf.constant(0)
+            for codecs, quantized in zip(self.alternatives, self.mask(round_number, client))
         ]
 
     def build(self, payload):
@@ -156,14 +194,14 @@ def payload(tensors):
 def payload_specs(plan):
     """What crosses of each variable, a list of tf.TensorSpec: a buffer of codes, or float32.
 
-    The length of a buffer is open where partial quantization may send raw float32 instead.
+    The length of a buffer is open where there are alternatives.
     """
     specs = []
     for planned, codec in zip(plan.planned, plan.codecs):
         if codec is None:
             specs.append(tf.TensorSpec(planned.spec.shape, planned.spec.dtype))
         else:
-            length = None if isinstance(codec, PartialCodec) else codec.nbytes
+            length = None if isinstance(codec, AlternativeCodec) else codec.nbytes
             specs.append(tf.TensorSpec([length], tf.uint8))
     return specs
 

@@ -8,6 +8,7 @@ import tensorflow_federated as tff
 
 from omc.errors import InputError, InputTypeError
 from omc.learning import aggregators, client_works, distributors, models
+from omc.learning.widths import check_uplink
 
 State = tff.learning.templates.LearningAlgorithmState
 
@@ -19,6 +20,7 @@ def build_weighted_fed_avg(
     server_optimizer_fn=None,
     uplink="weights",
     metrics_aggregator=None,
+    widths=None,
 ):
     """Federated averaging in which weights are stored, trained and sent as codes.
 
@@ -41,22 +43,31 @@ def build_weighted_fed_avg(
         uplink: "weights": whole weights as the client holds them, as in the paper; or "update":
             what changed, rounded without bias.
         metrics_aggregator: As in TFF; `tff.learning.metrics.sum_then_finalize` by default.
+        widths: None, or the widths that clients hold the model at: a sequence of bits, (8, 4, 2),
+            or an `omc.learning.Widths`. The server packs its master in the policy's format; a
+            client gets that at its own width by the second rounding (`omc.nested`), stores and
+            trains nothing wider, and answers at its width; the mean is over decoded values. Widths
+            below the policy's need the uplink "update".
+            Overridden variables keep their format, and what partial quantization leaves out comes
+            in float32 at every width.
 
     Returns:
         `tff.learning.templates.LearningProcess`. Its metrics hold, under "client_work"/"traffic",
         the serialized bytes down and up and the clients' parameter bytes, in all and per client,
-        and the distortion of both ways.
+        and the distortion of both ways; under "widths" therein the same counts for each width.
 
     Raises:
         InputTypeError: An argument of the wrong type.
-        InputError: Unknown `uplink`, or an override that matches no variable.
+        InputError: Unknown `uplink`, or "weights" with widths below the policy's; an override that
+            matches no variable; `widths` that the policy's format does not have.
         FormatError: Unknown format.
     """
     if uplink not in client_works.UPLINKS:
         raise InputError("uplink", f"one of {client_works.UPLINKS}", uplink)
     client_optimizer = checked_optimizer("client_optimizer_fn", client_optimizer_fn, 0.1)
     server_optimizer = checked_optimizer("server_optimizer_fn", server_optimizer_fn, 1.0)
-    plan = models.ModelPlan.of(model_fn, policy)
+    plan = models.ModelPlan.of(model_fn, policy, widths)
+    check_uplink(plan.widths, plan.policy, uplink)
     weights_type = models.weights_type(plan)
 
     with tf.Graph().as_default():

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from omc import coding, nested
-from omc.codecs import Codec, PartialCodec
+from omc.codecs import AlternativeCodec, Codec
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.formats import FP32, Format
 from omc.keras import nesting, saving, wrapping
@@ -141,7 +141,7 @@ def _wrapped(model, formats):
     for variable in saving.stored_order(model):
         codec = None
         if isinstance(variable, CompressedVariable):
-            if isinstance(variable.codec, PartialCodec):
+            if isinstance(variable.codec, AlternativeCodec):
                 tip = "split the server's model."
                 got = f"{model.name!r}, a client's partially quantized one"
                 raise ModelError("model", "a model with one format a variable", got, tip)

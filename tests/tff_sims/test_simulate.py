@@ -98,6 +98,11 @@ def test_the_table_sets_both_side_by_side(runs):
         ("--learning_rate", dict(learning_rate=-1.0)),
         ("--rounding", dict(rounding="down")),
         ("--uplink", dict(uplink="both")),
+        ("--widths", dict(format="INT8", widths="8,many")),
+        ("--uplink", dict(format="INT8", widths="8,4", uplink="weights")),
+        ("--widths", dict(format="INT8", widths="8,4,4")),
+        ("--widths", dict(format="INT4", widths="8,4")),
+        ("--widths", dict(method="fp32", widths="8,4")),
         ("--transform", dict(transform="log")),
         ("--split", dict(split="alphabetical")),
         ("--domain", dict(domain="noisy")),
@@ -161,3 +166,19 @@ def test_dirichlet_split_is_a_partition_and_less_even_for_small_alpha():
         return np.mean([len(np.unique(labels[part])) for part in parts])
 
     assert kinds(0.1) < kinds(1.0) < kinds(100.0)
+
+
+def test_each_width_has_its_accuracy_and_its_bytes(tmp_path):
+    flags = ("--rounds=2", "--clients_per_round=6", "--format=INT8", "--fraction=1")
+    done = simulate(
+        *flags, "--widths=8,4,2", "--uplink=update", "--noclient_memory", f"--out={tmp_path}"
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    accuracy, sent = summary["accuracy_by_width"], summary["uplink_bytes_by_width"]
+    assert list(accuracy) == ["8", "4", "2"] and accuracy["8"] == summary["accuracy"]
+    assert sum(summary["clients_by_width"].values()) == 12
+    assert sent["8"] > sent["4"] > sent["2"] > summary["parameter_bytes_by_width"]["2"]
+    with open(tmp_path / "rounds.csv", newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    assert float(last["accuracy_at_2_bits"]) == accuracy["2"]
