@@ -8,6 +8,7 @@ import contextlib
 
 import tensorflow as tf
 
+from omc.errors import ModelError
 from omc.keras.wrapping import give_reason
 
 _SCALES = ("gamma", "beta")
@@ -15,9 +16,21 @@ _STATISTICS = ("moving_mean", "moving_variance")
 
 
 def batchnorm_layers(model):
-    """The model's BatchNormalization layers, inner ones too."""
-    kind = tf.keras.layers.BatchNormalization
-    return [layer for layer in model._flatten_layers() if isinstance(layer, kind)]
+    """The model's layers with moving statistics, inner ones too: BatchNormalization of all kinds.
+
+    Raises:
+        ModelError: One of them renormalizes, with statistics that no set has.
+    """
+    needed = (*_STATISTICS, "momentum")
+    found = [
+        layer
+        for layer in model._flatten_layers()
+        if all(getattr(layer, name, None) is not None for name in needed)
+    ]
+    for layer in found:
+        if getattr(layer, "renorm", False):
+            raise ModelError("model", "BatchNormalization without renorm", repr(layer.name))
+    return found
 
 
 class BatchNormSets:
@@ -60,10 +73,10 @@ class BatchNormSets:
         self._sets[bits] = {name: self._copy(name, bits, source[name]) for name in self._names}
 
     def _copy(self, name, bits, original):
-        first = self._sets[self.widths[0]][name]
-        with tf.init_scope():
+        # The scope is for people; checkpoints know the weight by its name within the layer.
+        with tf.init_scope(), tf.name_scope(self.layer.name):
             copy = self.layer.add_weight(
-                name=f"{first.name.split(':')[0]}_{bits}bit",
+                name=f"{name}_{bits}bit",
                 shape=original.shape,
                 dtype=original.dtype,
                 initializer=tf.constant_initializer(original.numpy()),
@@ -94,19 +107,19 @@ def still(layers):
 
 @contextlib.contextmanager
 def cumulative(layers):
-    """Context in which moving statistics become the plain mean over the batches of training calls.
+    """Context in which moving statistics become those of training calls' batches, by their sizes.
 
     Yields:
-        Function to call before each batch.
+        Function to call before each batch, with the number of its examples.
     """
     before = [layer.momentum for layer in layers]
     seen = 0
 
-    def begin_batch():
+    def begin_batch(examples):
         nonlocal seen
         for layer in layers:
-            layer.momentum = seen / (seen + 1.0)
-        seen += 1
+            layer.momentum = seen / (seen + examples)
+        seen += examples
 
     try:
         yield begin_batch

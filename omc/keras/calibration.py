@@ -1,6 +1,7 @@
 """nest() and calibrate(): prepare a Keras model to be read, and trained, at many widths."""
 
 import fnmatch
+import itertools
 import numbers
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +13,14 @@ from omc.codecs import Codec
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras import wrapping
 from omc.keras.batchnorm_sets import batchnorm_layers, cumulative, still
-from omc.keras.nesting import Options, add_tables, attach, checked_nesting, nesting_of
+from omc.keras.nesting import (
+    Options,
+    add_tables,
+    attach,
+    checked_nesting,
+    forget_widths,
+    nesting_of,
+)
 from omc.keras.quantizers import Recorder
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec, is_matrix
@@ -21,6 +29,7 @@ BATCHNORMS = ("sets", "shared")
 _CLIPS = np.linspace(1.0, 0.3, 29)  # Shares of a variable's largest magnitude that are tried.
 _SAMPLE = 1 << 16  # Weights of a variable on which they are tried.
 _BATCH = 128
+_MOST_BATCHES = 4096
 
 
 def nest(
@@ -91,6 +100,7 @@ def nest(
     if plain:
         wrapping.check_kind(model)
         wrapping.check_variables(model)
+    wrapping.check_optimizer(model)
     variables = wrapping.variables_of(model)
     places = _nested_places(variables, policy if plain else None, widths, fixed, rounding)
     needed = activations is not None or batchnorm_layers(model)
@@ -150,8 +160,7 @@ def calibrate(model, data, bits=None):
             _prepare(model, state, width, batches)
     finally:
         state.use(before)
-        state.functions.clear()
-        wrapping.forget_functions(model)
+        forget_widths(model)
     return model
 
 
@@ -161,7 +170,6 @@ def _prepare(model, state, width, batches):
     higher = [other for other in state.prepared if other > width] or list(state.prepared)
     for sets in state.batchnorms:
         sets.add(width, min(higher, default=None))
-    state.prepared.add(width)
     if state.tables and not trained:
         recorders = _record(model, state, batches, width)
         for variable in state.variables:
@@ -175,8 +183,9 @@ def _prepare(model, state, width, batches):
     if state.batchnorms and batches is not None and not (full and not trained):
         with cumulative([sets.layer for sets in state.batchnorms]) as begin_batch:
             for batch in batches:
-                begin_batch()
+                begin_batch(len(tf.nest.flatten(batch)[0]))
                 model(batch, training=True)
+    state.prepared.add(width)
 
 
 def _record(model, state, batches, width=None):
@@ -302,32 +311,32 @@ def _batches(data, argument):
     """Batches of inputs, to be gone through more than once."""
     if isinstance(data, (np.ndarray, tf.Tensor)):
         found = [data[i : i + _BATCH] for i in range(0, len(data) if data.ndim else 0, _BATCH)]
-    elif isinstance(data, tf.data.Dataset):
-        return data.map(lambda *batch: batch[0])
     elif isinstance(data, (str, dict)) or not isinstance(data, Iterable):
-        raise InputTypeError(argument, "an array or batches of inputs", type(data).__name__)
-    else:
-        found = [batch[0] if isinstance(batch, tuple) else batch for batch in data]
-    if not found:
-        raise InputError(argument, "a batch of inputs or more", "none")
+        tip = "a batch of several inputs is a list or dict of arrays, in a list of batches."
+        raise InputTypeError(argument, "an array or batches of inputs", type(data).__name__, tip)
+    else:  # In a list, for a generator could not be gone through twice.
+        found = list(itertools.islice(data, _MOST_BATCHES + 1))
+        found = [batch[0] if isinstance(batch, tuple) else batch for batch in found]
+    if not 0 < len(found) <= _MOST_BATCHES:
+        got = f"more than {_MOST_BATCHES}" if found else "none"
+        tip = "take a part of it: dataset.take(8)." if found else ""
+        raise InputError(argument, f"1 to {_MOST_BATCHES} batches of inputs", got, tip)
     return found
 
 
 def _try_out(model, batches, argument):
     """Raises the error of batches that the model does not take, or that hold NaN or Inf."""
-    seen = 0
-    for batch in batches if batches is not None else ():
+    for batch in batches or ():
         for tensor in tf.nest.flatten(batch):
             dtype = getattr(tensor, "dtype", None)
+            if not np.size(tensor):
+                raise InputError(argument, "batches with examples", "an empty one")
             floating = dtype is not None and tf.as_dtype(dtype).is_floating
             if floating and not tf.reduce_all(tf.math.is_finite(tensor)):
                 raise InputError(argument, "finite inputs", "NaN or Inf in a batch")
-        if not seen:
-            try:
-                model(batch, training=False)
-            except Exception as error:  # Whatever Keras or the model makes of it.
-                text = str(error).strip().split("\n")[0]
-                raise InputError(argument, f"batches that {model.name!r} takes", text) from error
-        seen += 1
-    if batches is not None and not seen:
-        raise InputError(argument, "a batch of inputs or more", "none")
+        try:
+            model(batch, training=False)
+        except Exception as error:  # Whatever Keras or the model makes of it.
+            text = str(error).strip().split("\n")[0][:200]
+            tip = "a batch is what model(batch) takes; labels go into pairs (x, y) of each batch."
+            raise InputError(argument, f"batches that {model.name!r} takes", text, tip) from error

@@ -27,7 +27,7 @@ import tensorflow as tf
 
 from omc.errors import InputError, ModelError
 from omc.keras.gradient import read
-from omc.keras.optimizers import slim
+from omc.keras.optimizers import refuse_legacy, slim
 
 _MOST = 0.002  # Part by which a scale moves in a step at most.
 _ROUNDED_ANEW = 0.01  # Part by which the weights' scale has moved when they are.
@@ -80,8 +80,10 @@ def joint_train_step(model, state):
 
 def _step(model, state, x, y, sample_weights, teacher):
     """A step at the width in use: (outputs, tensors that are there once it is done)."""
-    tables = {id(table): table for table in state.tables.values()}
-    scales = [*tables.values(), *(variable.learned_scale for variable in state.variables)]
+    trainable = {id(variable) for variable in model.trainable_variables}
+    learning = [variable for variable in state.variables if id(variable) in trainable]
+    tables = [state.tables[id(v)] for v in learning if id(v) in state.tables]
+    scales = [*tables, *(variable.learned_scale for variable in learning)]
     with tf.GradientTape() as tape:
         tape.watch(scales)
         outputs = model(x, training=True)
@@ -193,6 +195,8 @@ def _cross_entropy(model, teacher, outputs, sample_weights):
     )
     if sample_weights is not None:
         sample_weights = tf.cast(sample_weights, losses.dtype)
+        while sample_weights.shape.rank > losses.shape.rank and sample_weights.shape[-1] == 1:
+            sample_weights = tf.squeeze(sample_weights, [-1])
         while sample_weights.shape.rank < losses.shape.rank:
             sample_weights = sample_weights[..., tf.newaxis]
         losses *= sample_weights
@@ -208,6 +212,8 @@ def _gives_probabilities(model):
 def _build_optimizer(model):
     """Makes the slots of all trainable variables: a width's step knows those of its set only."""
     optimizer = model.optimizer
+    if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
+        refuse_legacy(optimizer)
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if not getattr(inner, "_built", False):
         slim(inner)

@@ -17,7 +17,8 @@ from omc.keras import joint_training, wrapping
 from omc.keras.batchnorm_sets import BatchNormSets, batchnorm_layers
 from omc.keras.quantizers import InputQuantizer
 
-_FUNCTIONS = ("train_function", "test_function", "predict_function")
+# What Keras traced at one width; its train_function is of all widths.
+_FUNCTIONS = ("test_function", "predict_function")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +96,7 @@ class Nesting:
 
 @contextlib.contextmanager
 def at_width(model, bits):
-    """Context in which a nested model is at a width: for one's own loops, and while tracing.
-
-    Functions that Keras has traced for `predict` and the like are not touched; use
-    `omc.nested.switch` for those.
+    """Context in which a nested model is at a width, as after `omc.nested.switch`, for one's loops.
 
     Args:
         model: A model that `nest` has prepared.
@@ -110,28 +108,39 @@ def at_width(model, bits):
     state = checked_nesting(model)
     check_prepared(state, bits)
     before = state.bits
-    state.use(bits)
+    _switch(model, state, int(bits))
     try:
         yield model
     finally:
-        state.use(before)
+        _switch(model, state, before)
 
 
 @nested.switch.register
 def _(target: tf.keras.Model, bits):
     state = checked_nesting(target)
     check_prepared(state, bits)
+    _switch(target, state, int(bits))
+    return target
+
+
+def _switch(model, state, bits):
     if bits == state.bits:
-        return target
+        return
     # What Keras traced is of one width; kept, so that switching back costs nothing.
-    compiled = getattr(target, "compiled_loss", None)
-    state.functions[state.bits] = compiled, {n: getattr(target, n) for n in _FUNCTIONS}
+    compiled = getattr(model, "compiled_loss", None)
+    state.functions[state.bits] = compiled, {n: getattr(model, n) for n in _FUNCTIONS}
     state.use(bits)
     made_for, functions = state.functions.get(bits, (None, {}))
     for name in _FUNCTIONS:
         kept = functions.get(name) if made_for is compiled else None
-        setattr(target, name, kept)
-    return target
+        setattr(model, name, kept)
+
+
+def forget_widths(model):
+    """Lets go of what Keras traced at every width, but for the training of all of them."""
+    nesting_of(model).functions.clear()
+    for name in _FUNCTIONS:
+        setattr(model, name, None)
 
 
 def nesting_of(model):
@@ -185,14 +194,17 @@ def add_tables(model, state, variables):
         for weight in (*layer._trainable_weights, *layer._non_trainable_weights)
     }
     for variable in variables if state.options.activations is not None else ():
-        table = state.tables[id(variable)] = owners[id(variable)].add_weight(
-            name=f"{_name(variable)}_inputs",
-            shape=(variable.codec.format.bits + 1, 2),
-            dtype=tf.float32,
-            initializer="ones",
-            trainable=False,
-            experimental_autocast=False,
-        )
+        owner = owners[id(variable)]
+        # The scope is for people; checkpoints know the weight by its name within the layer.
+        with tf.name_scope(owner.name):
+            table = state.tables[id(variable)] = owner.add_weight(
+                name=f"{_name(variable).rsplit('/', 1)[-1]}_inputs",
+                shape=(variable.codec.format.bits + 1, 2),
+                dtype=tf.float32,
+                initializer="ones",
+                trainable=False,
+                experimental_autocast=False,
+            )
         wrapping.give_reason(table, "quantizers of activations")
 
 

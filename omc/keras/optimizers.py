@@ -78,7 +78,8 @@ def _plain_update(optimizer, gradient, variable):
         variable.assign_sub(gradient * rate)
 
 
-def _refuse(optimizer):
+def refuse_legacy(optimizer):
+    """Raises the error of a legacy optimizer."""
     raise InputTypeError(
         "optimizer",
         "an optimizer of tf.keras.optimizers",
@@ -117,5 +118,5 @@ def _read_initial_values(optimizer_class):
 # On the classes, for an optimizer in a user's own loop belongs to no model that could prepare it.
 _meet(tf.keras.optimizers.Optimizer, slim)
 _meet(LossScaleOptimizerV3, lambda optimizer: slim(optimizer.inner_optimizer))
-_meet(tf.keras.optimizers.legacy.Optimizer, _refuse)
+_meet(tf.keras.optimizers.legacy.Optimizer, refuse_legacy)
 _read_initial_values(tf.keras.optimizers.Optimizer)

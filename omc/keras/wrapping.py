@@ -206,6 +206,11 @@ def check_variables(model):
             f"{model.name!r}, a part of which is wrapped",
             "wrap the whole model once, or its parts one by one.",
         )
+    check_optimizer(model)
+
+
+def check_optimizer(model):
+    """Raises the error of a model whose optimizer knows variables that are to be replaced."""
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and getattr(optimizer, "_built", False):
         raise ModelError(

@@ -10,8 +10,8 @@ namespace {
 constexpr int kLanes = 16;
 
 inline float Clip(float u, float most) {
-  u = u > 0.0f ? u : 0.0f;  // Also where u is NaN.
-  return u < most ? u : most;
+  u = u < 0.0f ? 0.0f : u;  // NaN stays, so that divergence shows.
+  return u > most ? most : u;
 }
 
 inline float Rounded(float u, float most) {

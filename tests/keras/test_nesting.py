@@ -376,6 +376,118 @@ def test_setting_what_was_got_keeps_all_stored_bits(bits):
     assert np.isfinite(model.predict(data()[0], verbose=0)).all()
 
 
+def test_what_is_frozen_stays_to_the_bit():
+    model = network()
+    model.layers[4].trainable = False
+    omc.nest(model, WIDTHS, data()[0])
+    state, (x, y) = nesting_of(model), data()
+    frozen = next(v for v in state.variables if v is model.layers[4].kernel)
+    before = frozen.buffer.numpy(), state.tables[id(frozen)].numpy()
+    compiled(model, tf.keras.optimizers.SGD(0.5)).fit(x, y, batch_size=8, epochs=4, verbose=0)
+    np.testing.assert_array_equal(frozen.buffer.numpy(), before[0])
+    np.testing.assert_array_equal(state.tables[id(frozen)].numpy(), before[1])
+
+
+def test_checkpoints_of_tensorflow_restore_every_width(trained, tmp_path):
+    x, _ = data()
+    trained.save_weights(tmp_path / "checkpoint")
+    other = nested_network(calibration=data(seed=5)[0] * 2)
+    other.load_weights(tmp_path / "checkpoint").assert_existing_objects_matched()
+    for theirs, ours in zip(added_variables(trained), added_variables(other)):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    assert {v.name.count("/") for v in added_variables(other)} == {1}  # Under its layer's name.
+
+
+def test_batches_count_by_their_examples():
+    x = data(130)[0]
+    whole, parts = (nested_network(calibration=c) for c in ([x], [x[:128], x[128:]]))
+    for ours, theirs in zip(nesting_of(parts).batchnorms, nesting_of(whole).batchnorms):
+        found, wanted = (sets._sets[4]["moving_mean"].numpy() for sets in (ours, theirs))
+        np.testing.assert_allclose(found, wanted, rtol=0.2, atol=0.02)
+
+
+def test_calibration_data_may_be_gone_through_once_and_must_end():
+    x = data()[0]
+    once = iter([x[:32], x[32:]])
+    model = nested_network(calibration=once)
+    assert len(nesting_of(model).tables) == 3
+    endless = tf.data.Dataset.from_tensors(x).repeat()
+    with pytest.raises(InputError, match="take"):
+        nested_network(calibration=endless)
+    plain = network()
+    for wrong in ((x, np.ones(64)), [x, x[..., :2]], [x, x[:0]]):
+        with pytest.raises(InputError, match="calibration"):
+            omc.nest(plain, WIDTHS, wrong)
+    omc.nest(plain, WIDTHS, x)  # Nothing was left half-done.
+    with pytest.raises(InputError, match="data"):
+        omc.calibrate(plain, [x, x[..., :2]], 3)
+    with pytest.raises(InputError, match="omc.calibrate"):
+        nested.switch(plain, 3)
+
+
+def test_inside_at_width_keras_evaluates_at_it():
+    model, (x, y) = compiled(nested_network()), data()
+    losses = {b: nested.switch(model, b).evaluate(x, y, verbose=0)[0] for b in WIDTHS}
+    nested.switch(model, 8)
+    for bits in (2, 4):
+        with omc.at_width(model, bits):
+            assert model.evaluate(x, y, verbose=0)[0] == losses[bits]
+        assert model.evaluate(x, y, verbose=0)[0] == losses[8]
+
+
+def test_a_callback_may_switch_and_calibrate():
+    model, (x, y) = compiled(nested_network()), data()
+    acts = [lambda: nested.switch(model, 4), lambda: omc.calibrate(model, x, (4, 3))]
+
+    def act(epoch, logs):
+        acts[epoch]()
+
+    callback = tf.keras.callbacks.LambdaCallback(on_epoch_end=act)
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[callback], validation_data=(x, y))
+    assert nesting_of(model).bits == 4
+
+
+def test_sample_weights_may_be_a_column():
+    outputs, teacher = np.random.default_rng(0).standard_normal((2, 6, 3)).astype(np.float32)
+    weights = np.arange(6, dtype=np.float32)
+    model = network()
+    found = [
+        float(joint_training._cross_entropy(model, teacher, tf.constant(outputs), w))
+        for w in (tf.constant(weights), tf.constant(weights[:, None]))
+    ]
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_optimizers_that_cannot_be_are_refused(tmp_path):
+    x, y = data()
+    model = compiled(nested_network(), tf.keras.optimizers.legacy.SGD())
+    with pytest.raises(InputTypeError, match="optimizer"):
+        model.fit(x, y, verbose=0)
+    model = compiled(omc.wrap(network(), "INT8"))
+    model.fit(x, y, verbose=0)
+    with pytest.raises(ModelError, match="optimizer"):
+        omc.nest(model, WIDTHS, x)
+    model = nested_network()
+    nested.switch(model, np.int64(4))
+    omc.save(model, tmp_path / "m.omc")
+
+
+def test_batch_normalization_of_other_kinds():
+    inputs = tf.keras.Input((4,))
+    for norm, refused in (
+        (L.BatchNormalization(renorm=True), True),
+        (L.experimental.SyncBatchNormalization(), False),
+    ):
+        x = L.Dense(6)(norm(L.Dense(6)(L.Dense(6)(inputs))))
+        model = tf.keras.Model(inputs, x)
+        if refused:
+            with pytest.raises(ModelError, match="renorm"):
+                omc.nest(model, (8, 4), np.ones((8, 4), np.float32))
+        else:
+            omc.nest(model, (8, 4), np.ones((8, 4), np.float32))
+            assert nesting_of(model).batchnorms[0].widths == (8, 4)
+
+
 def test_minifloats_nest_by_their_mantissa():
     model = compiled(nested_network(policy="S1E3M7", bits=(11, 7, 5)))
     x, y = data()
@@ -432,6 +544,7 @@ def test_misuse_is_a_typed_error_and_changes_nothing(trained):
         ({"calibration": x[:, :7]}, InputError, "calibration"),
         ({"calibration": x * np.nan}, InputError, "calibration"),
         ({"calibration": []}, InputError, "calibration"),
+        ({"calibration": {"a": x}}, InputTypeError, "calibration"),
         ({"activations": "float"}, InputTypeError, "activations"),
         ({"activations": 9}, InputError, "activations"),
         ({"batchnorm": "one"}, InputError, "batchnorm"),

@@ -46,6 +46,16 @@ def test_native_and_pure_values_are_the_same_bits():
     np.testing.assert_array_equal(native.view("u4"), pure.view("u4"))
 
 
+@paths
+def test_what_diverged_shows(path):
+    x, dy = tf.constant([np.nan, 1.0, np.inf, -np.inf]), tf.ones([4])
+    with path():
+        y = quantizers.quantize(x, 0.5, 0.0, 4).numpy()
+        dx, ds, _ = quantizers.quantize_gradient(x, dy, 0.5, 0.0, 4)
+    np.testing.assert_array_equal(y, [np.nan, 1.0, 7.5, 0.0])
+    assert np.isnan(ds) and dx.numpy().tolist() == [0.0, 1.0, 0.0, 0.0]
+
+
 def test_a_fit_leaves_less_error_than_the_whole_range_and_keeps_zero():
     recorder = quantizers.Recorder()
     assert not recorder.seen
