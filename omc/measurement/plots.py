@@ -104,7 +104,7 @@ def difference_over_bits(series, path, label):
     axes.set_xticks(sorted({point[0] for points in series.values() for point in points}))
     axes.set_xlabel("bits of a quantized weight")
     axes.set_ylabel(label)
-    axes.legend()
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
     _finish(figure, [axes], path)
 
 
