@@ -305,8 +305,9 @@ def _estimate_statistics(model, sample, batch_size):
         return
     with cumulative(layers) as begin_batch:
         for start in range(0, len(sample), batch_size):
-            begin_batch()
-            model(sample[start : start + batch_size], training=True)
+            batch = sample[start : start + batch_size]
+            begin_batch(len(batch))
+            model(batch, training=True)
 
 
 def stored_at(model, bits):
