@@ -20,8 +20,9 @@ import sys
 import time
 import typing
 
-from absl import app, flags, logging
+from absl import flags, logging
 
+from tff_sims import command_line
 from tff_sims.machine import few_heaps
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -96,12 +97,12 @@ def progress_printer():
 def main(argv):
     """Checks the flags, then trains."""
     if len(argv) > 1:
-        _fail(f"unknown argument {argv[1]!r}; flags look like --epochs=10, see --help.")
+        command_line.fail(f"unknown argument {argv[1]!r}; flags look like --epochs=10, see --help.")
     names = CentralSettings.__dataclass_fields__
     settings = CentralSettings(**{name: getattr(_FLAGS, name) for name in names})
     problem = check(settings, _FLAGS.out)
     if problem:
-        _fail(problem)
+        command_line.fail(problem)
     logging.set_verbosity(logging.ERROR)  # Keras tells more than a user wants to read.
     command = " ".join(["python -m tff_sims.central", *sys.argv[1:]])
     try:
@@ -114,35 +115,14 @@ def main(argv):
             restart=_FLAGS.restart,
         )
     except OmcError as error:
-        _fail(as_line(error))
+        command_line.fail(as_line(error))
     shown = ", ".join(f"{100 * a:.2f} % at {w}" for w, a in summary["accuracies"].items())
     print(f"{settings.evaluate} accuracy {shown} bits; results in {_FLAGS.out}")
 
 
-def _parse(argv):
-    try:
-        return app.parse_flags_with_usage(argv) if _wants_help(argv) else _FLAGS(argv)
-    except flags.Error as error:
-        return _fail(str(error).replace("\n", " "))
-
-
-def _wants_help(argv):
-    return any(argument.lstrip("-").startswith("help") for argument in argv[1:])
-
-
-def _fail(message, status=2):
-    print(message, file=sys.stderr)
-    sys.exit(status)
-
-
 def run():
-    """Entry point: flags that do not parse end in one line and exit status 2, too."""
-    _define_flags()
-    try:
-        app.run(main, flags_parser=_parse)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
+    """Entry point: flags that do not parse end in one line."""
+    command_line.run(main, _define_flags)
 
 
 if __name__ == "__main__":

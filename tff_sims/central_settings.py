@@ -4,14 +4,13 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import pathlib
-import tempfile
 from typing import Optional
 
 from tff_sims.central_data import SUBJECTS
 from tff_sims.results import weights_file
-from tff_sims.settings import refusal
+from tff_sims.settings import as_line as _as_line
+from tff_sims.settings import out_of_range, refusal, unwritable
 from tff_sims.tasks import TASKS
 
 _ALLOWED = {
@@ -145,16 +144,12 @@ def check(settings, out):
         problem = find(settings)
         if problem:
             return problem
-    return _unwritable(out)
+    return unwritable(out)
 
 
 def as_line(error):
-    """An `OmcError` as one line for the user, who knows arguments as flags."""
-    argument = error.argument
-    names = (*CentralSettings.__dataclass_fields__, "out")
-    flag = f"--{argument}" if argument in names else argument
-    got = error.got if isinstance(error.got, str) else repr(error.got)
-    return f"{flag}: expected {error.expected}, but got {got}. {error.tip}".strip()
+    """As `tff_sims.settings.as_line`, with this program's flags."""
+    return _as_line(error, (*CentralSettings.__dataclass_fields__, "out"))
 
 
 def _wrong_name(settings):
@@ -191,12 +186,7 @@ _RANGES = (
 
 
 def _wrong_number(settings):
-    for flags, allowed, expected in _RANGES:
-        for flag in flags:
-            value = getattr(settings, flag)
-            if value is not None and not allowed(value):
-                return refusal(flag, expected, value)
-    return None
+    return out_of_range(settings, _RANGES)
 
 
 def _wrong_init(settings):
@@ -213,14 +203,3 @@ def _wrong_init(settings):
             expected = "a run with --evaluate=validation, which has not learnt what is held out"
             return refusal("init", expected, f"{settings.init}, with {other}")
     return None
-
-
-def _unwritable(out):
-    if not out:
-        return "--out: expected a folder for the results, but got none."
-    try:  # Tried, not asked: permissions do not tell of full or read-only disks.
-        os.makedirs(out, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            return None
-    except OSError as error:
-        return f"--out: expected a folder that can be written, but got {out!r} ({error.strerror})."

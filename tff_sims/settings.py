@@ -168,7 +168,7 @@ def check(settings, out):
         problem = find(settings)
         if problem:
             return problem
-    return _unwritable(out)
+    return unwritable(out)
 
 
 def refusal(flag, expected, got):
@@ -176,10 +176,16 @@ def refusal(flag, expected, got):
     return f"--{flag}: expected {expected}, but got {got!r}."
 
 
-def as_line(error):
-    """An `OmcError` as one line for the user, who knows arguments as flags."""
+def as_line(error, names=None):
+    """An `OmcError` as one line for the user, who knows arguments as flags.
+
+    Args:
+        error: The error.
+        names: Names of the program's flags; None for those of a simulation.
+    """
     argument = error.argument
-    flag = f"--{argument}" if argument in (*Settings.__dataclass_fields__, *_FLAGS) else argument
+    names = (*Settings.__dataclass_fields__, *_FLAGS) if names is None else names
+    flag = f"--{argument}" if argument in names else argument
     got = error.got if isinstance(error.got, str) else repr(error.got)
     return f"{flag}: expected {error.expected}, but got {got}. {error.tip}".strip()
 
@@ -224,7 +230,17 @@ _RANGES = (
 
 
 def _wrong_number(settings):
-    for flags, allowed, expected in _RANGES:
+    return out_of_range(settings, _RANGES)
+
+
+def out_of_range(settings, ranges):
+    """The line that refuses the first flag beyond its range; None if there is none.
+
+    Args:
+        settings: Object with the flags as attributes; None is within any range.
+        ranges: Tuple of (names, function that tells whether a value is allowed, what is allowed).
+    """
+    for flags, allowed, expected in ranges:
         for flag in flags:
             value = getattr(settings, flag)
             if value is not None and not allowed(value):
@@ -264,7 +280,8 @@ def _wrong_task(settings):
     return None
 
 
-def _unwritable(out):
+def unwritable(out):
+    """The line that refuses a folder for the results; None where it can be written."""
     if not out:
         return "--out: expected a folder for the results, but got none."
     try:  # Tried, not asked: permissions do not tell of full or read-only disks.

@@ -18,8 +18,9 @@ import os
 import sys
 import time
 
-from absl import app, flags, logging
+from absl import flags, logging
 
+from tff_sims import command_line
 from tff_sims.machine import few_heaps
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -187,17 +188,17 @@ def _clock(seconds):
 def main(argv):
     """Checks the flags, then simulates."""
     if len(argv) > 1:
-        _fail(f"unknown argument {argv[1]!r}; flags look like --rounds=60, see --help.")
+        command_line.fail(f"unknown argument {argv[1]!r}; flags look like --rounds=60, see --help.")
     names = Settings.__dataclass_fields__
     settings = Settings(**{name: getattr(_FLAGS, name) for name in names})
     problem = check(settings, _FLAGS.out)
     if problem:
-        _fail(problem)
+        command_line.fail(problem)
     if _FLAGS.workers:
         try:
             close_links(open_links(_FLAGS.workers))
         except OmcError as error:
-            _fail(as_line(error))
+            command_line.fail(as_line(error))
     logging.set_verbosity(logging.WARNING)  # Keras and TFF tell more than a user wants to read.
     command = " ".join(["python -m tff_sims.simulate", *sys.argv[1:]])
     try:
@@ -211,37 +212,16 @@ def main(argv):
             workers=_FLAGS.workers,
         )
     except WorkerError as error:
-        _fail(as_line(error), status=1)
+        command_line.fail(as_line(error), status=1)
     except OmcError as error:
-        _fail(as_line(error))
+        command_line.fail(as_line(error))
     spread = f" ± {summary['accuracy_std']:.3f}" if settings.repeats > 1 else ""
     print(f"held-out accuracy {summary['accuracy']:.3f}{spread}; results in {_FLAGS.out}")
 
 
-def _parse(argv):
-    try:
-        return app.parse_flags_with_usage(argv) if _wants_help(argv) else _FLAGS(argv)
-    except flags.Error as error:
-        return _fail(str(error).replace("\n", " "))
-
-
-def _wants_help(argv):
-    return any(argument.lstrip("-").startswith("help") for argument in argv[1:])
-
-
-def _fail(message, status=2):
-    print(message, file=sys.stderr)
-    sys.exit(status)
-
-
 def run():
-    """Entry point: flags that do not parse end in one line and exit status 2, too."""
-    _define_flags()
-    try:
-        app.run(main, flags_parser=_parse)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
+    """Entry point: flags that do not parse end in one line."""
+    command_line.run(main, _define_flags)
 
 
 if __name__ == "__main__":
