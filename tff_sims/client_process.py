@@ -61,7 +61,9 @@ def _work(arguments):
 
     import omc
     from omc.codecs import to_bytes
-    from omc.learning.client_works import ClientTrainer, LocalOptimizer
+    from omc.learning import uplinks
+    from omc.learning.client_works import ClientTrainer
+    from omc.learning.local_optimizer import LocalOptimizer
     from omc.learning.models import ModelPlan
     from omc.measurement.memory import heap_peak, process_peak_bytes
     from tff_sims.tasks import TASKS
@@ -82,7 +84,8 @@ def _work(arguments):
     del model, value, variable
 
     optimizer = LocalOptimizer(task.client_optimizer(arguments["learning_rate"]))
-    trainer = ClientTrainer(plan, received, optimizer, arguments["uplink"])
+    uplink = uplinks.resolve(arguments["uplink"])
+    trainer = ClientTrainer(plan, received, optimizer, uplink)
     numbers = tf.constant(0), tf.constant(arguments["client"])
     trainer.train(received, dataset, *numbers)  # Traces and compiles; a device would ship that.
     held = sum(v.nbytes if hasattr(v, "codec") else v.numpy().nbytes for v in trainer.variables)

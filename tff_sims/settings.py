@@ -10,7 +10,8 @@ from typing import Optional
 import omc
 from omc.errors import InputError, OmcError
 from omc.formats import Format
-from omc.learning.widths import Widths, check_uplink, checked_policy
+from omc.learning import uplinks
+from omc.learning.widths import Widths, checked_policy
 from tff_sims.results import weights_file
 from tff_sims.tasks import TASKS
 
@@ -107,7 +108,7 @@ class Settings:
         widths = Widths(bits)
         policy = self.policy(self.seed)
         checked_policy(widths, policy)
-        check_uplink(widths, policy, self.uplink)
+        uplinks.resolve(self.uplink).check(policy, widths)
         return widths
 
     def policy(self, seed):

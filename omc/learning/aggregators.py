@@ -1,4 +1,4 @@
-"""Uplink: the server decodes packed results while it accumulates them."""
+"""Aggregator: the server reads packed answers while it sums them up, one client at a time."""
 
 import collections
 
@@ -6,51 +6,46 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.learning import models
 
-
-def weighted(codecs, values, weight):
-    """One client's terms of the sum: list of float32 tensors, weight * decode(value).
+def weighted(federation, answer, weight):
+    """One client's terms of the sum: list of float32 tensors, weight * what the server reads.
 
     A client that diverged has weight 0 and counts 0, though 0 * NaN is not.
 
     Args:
-        codecs: For each trainable variable its codec, or None for float32.
-        values: What the client sent, one tensor a variable.
+        federation: `Federation`.
+        answer: List of tensors, what the client sent.
         weight: float32 scalar.
     """
-    decoded = [
-        value if codec is None else codec.decode(value) for codec, value in zip(codecs, values)
-    ]
-    return [tf.where(weight > 0.0, weight * value, 0.0) for value in decoded]
+    read = federation.uplink.decode(federation.plan.trainable, answer)
+    return [tf.where(weight > 0.0, weight * value, 0.0) for value in read]
 
 
 class WeightedSum:
-    """The same sum outside of TFF computations: packed results in, one client after the other."""
+    """The same sum outside of TFF computations: packed answers in, one client after the other."""
 
-    def __init__(self, plan):
+    def __init__(self, federation):
         """Makes the accumulators.
 
         Args:
-            plan: `ModelPlan`.
+            federation: `Federation`.
         """
-        codecs = plan.codecs[: plan.num_trainable]
-        specs = [planned.spec for planned in plan.planned[: plan.num_trainable]]
+        specs = [variable.spec for variable in federation.plan.trainable]
         self._totals = [tf.Variable(tf.zeros(spec.shape, spec.dtype)) for spec in specs]
         self._weight = tf.Variable(0.0)
-        signature = models.payload_specs(plan)[: plan.num_trainable]
+        signature = [federation.answer_specs, tf.TensorSpec([], tf.float32)]
 
-        @tf.function(input_signature=[signature, tf.TensorSpec([], tf.float32)], autograph=False)
-        def add(values, weight):
-            for total, value in zip(self._totals, weighted(codecs, values, weight)):
+        @tf.function(input_signature=signature, autograph=False)
+        def add(answer, weight):
+            for total, value in zip(self._totals, weighted(federation, answer, weight)):
                 total.assign_add(value)
             self._weight.assign_add(weight)
 
         self._add = add
 
-    def add(self, values, weight):
-        """Adds one client's result (list of arrays) with its weight (float)."""
-        self._add([tf.convert_to_tensor(value) for value in values], tf.constant(weight))
+    def add(self, answer, weight):
+        """Adds one client's answer (list of arrays) with its weight (float)."""
+        self._add([tf.convert_to_tensor(value) for value in answer], tf.constant(weight))
 
     def take(self):
         """Returns (mean, sum of weights), float32 tensors, and starts anew."""
@@ -61,20 +56,19 @@ class WeightedSum:
         return mean, weight
 
 
-def build_aggregator(plan, payload_type):
-    """Builds the weighted mean over packed results; at no time are two clients' results dense.
+def build_aggregator(federation, answer_type):
+    """Builds the weighted mean over packed answers; at no time are two clients' answers dense.
 
     Args:
-        plan: `ModelPlan`.
-        payload_type: Type of one client's result.
+        federation: `Federation`.
+        answer_type: TFF type of one client's answer.
 
     Returns:
         Weighted `tff.templates.AggregationProcess`; its result is a list of float32 tensors, one a
-        trainable variable: sum_k(w_k * decode(v_k)) / sum_k(w_k), zeros where all weights are 0.
+        trainable variable: sum_k(w_k * read(v_k)) / sum_k(w_k), zeros where all weights are 0.
         Its measurements are the sum of weights.
     """
-    specs = [planned.spec for planned in plan.planned[: plan.num_trainable]]
-    codecs = plan.codecs[: plan.num_trainable]
+    specs = [variable.spec for variable in federation.plan.trainable]
 
     @tff.tensorflow.computation
     def zero():
@@ -82,11 +76,11 @@ def build_aggregator(plan, payload_type):
 
     accumulator_type = zero.type_signature.result
 
-    @tff.tensorflow.computation(accumulator_type, (payload_type, np.float32))
+    @tff.tensorflow.computation(accumulator_type, (answer_type, np.float32))
     def accumulate(accumulator, update):
         totals, total_weight = accumulator
-        payload, weight = update
-        added = weighted(codecs, payload.values(), weight)
+        answer, weight = update
+        added = weighted(federation, list(answer.values()), weight)
         return [total + value for total, value in zip(totals, added)], total_weight + weight
 
     @tff.tensorflow.computation(accumulator_type, accumulator_type)
@@ -104,7 +98,7 @@ def build_aggregator(plan, payload_type):
 
     @tff.federated_computation(
         initialize.type_signature.result,
-        tff.FederatedType(payload_type, tff.CLIENTS),
+        tff.FederatedType(answer_type, tff.CLIENTS),
         tff.FederatedType(np.float32, tff.CLIENTS),
     )
     def next_fn(state, value, weight):

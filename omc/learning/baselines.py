@@ -36,42 +36,6 @@ def build_fp32_fed_avg(model_fn, client_optimizer_fn, server_optimizer_fn):
     )
 
 
-def traffic(metrics):
-    """Bytes of a round, out of the metrics of either process.
-
-    Args:
-        metrics: What `process.next` returned beside the state.
-
-    Returns:
-        Dict of numbers: clients; answers (clients that had data and so sent something); mean per
-        client downlink_bytes and parameter_bytes (what the model's variables take on the client);
-        mean per answer uplink_bytes, 0 without any. Where clients have widths, also widths: a dict
-        from each to such a dict of the clients that have it; means over none are 0.
-    """
-    counted = metrics["client_work"].get("traffic")
-    if counted is None:
-        counted = {**metrics["distributor"], **metrics["aggregator"]}
-    found = _means(counted)
-    widths = counted.get("widths")
-    if widths is not None:
-        found["widths"] = {
-            int(bits): _means({key: values[place] for key, values in widths.items()})
-            for place, bits in enumerate(widths["bits"])
-        }
-    return found
-
-
-def _means(counted):
-    clients, answers = int(counted["clients"]), int(counted["answers"])
-    return {
-        "clients": clients,
-        "answers": answers,
-        "downlink_bytes": int(counted["downlink_bytes"]) / max(clients, 1),
-        "uplink_bytes": int(counted["uplink_bytes"]) / max(answers, 1),
-        "parameter_bytes": int(counted["parameter_bytes"]) / max(clients, 1),
-    }
-
-
 def _count(value_type):
     @tff.tensorflow.computation(value_type)
     def count(value):

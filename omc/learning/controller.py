@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.errors import InputError
-from omc.learning import aggregators, client_works, distributors, models, processes
+from omc.learning import aggregators, byte_counts, identities, models, processes
+from omc.learning.client_works import train_client
+from omc.learning.federation import Federation
 from omc.learning.runtime import current_runtime
-from omc.learning.widths import check_uplink
 
 State = processes.State
 
@@ -27,6 +27,7 @@ def build_controlled_fed_avg(
     uplink="weights",
     metrics_aggregator=None,
     widths=None,
+    downlink="codes",
 ):
     """The algorithm of `build_weighted_fed_avg`, with the server outside of TFF.
 
@@ -35,7 +36,7 @@ def build_controlled_fed_avg(
 
     Args:
         model_fn, policy, client_optimizer_fn, server_optimizer_fn, uplink, metrics_aggregator,
-            widths: As in `build_weighted_fed_avg`.
+            widths, downlink: As in `build_weighted_fed_avg`.
 
     Returns:
         `ControlledFedAvg`.
@@ -43,39 +44,34 @@ def build_controlled_fed_avg(
     Raises:
         InputTypeError, InputError, FormatError: As `build_weighted_fed_avg`.
     """
-    if uplink not in client_works.UPLINKS:
-        raise InputError("uplink", f"one of {client_works.UPLINKS}", uplink)
-    client_optimizer = processes.checked_optimizer("client_optimizer_fn", client_optimizer_fn, 0.1)
-    server_optimizer = processes.checked_optimizer("server_optimizer_fn", server_optimizer_fn, 1.0)
-    plan = models.ModelPlan.of(model_fn, policy, widths)
-    check_uplink(plan.widths, plan.policy, uplink)
-    with tf.Graph().as_default():
-        model = model_fn()
-        aggregate_metrics = metrics_aggregator or tff.learning.metrics.sum_then_finalize
-        metrics_aggregation = aggregate_metrics(model.metric_finalizers())
-        data_type = tff.SequenceType(tff.types.tensorflow_to_type(model.input_spec))
-    work = _build_work(plan, client_optimizer, uplink, data_type)
+    federation = Federation.of(
+        model_fn,
+        policy,
+        client_optimizer_fn,
+        server_optimizer_fn,
+        uplink,
+        metrics_aggregator,
+        widths,
+        downlink,
+    )
+    work = _build_work(federation)
     metrics_type = work.type_signature.result.member[1]
 
     @tff.federated_computation(tff.FederatedType(metrics_type, tff.CLIENTS))
     def finalize_metrics(metrics):
-        return metrics_aggregation(metrics)
+        return federation.metrics_aggregation(metrics)
 
     work = tff.backends.native.desugar_and_transform_to_native(work)
-    return ControlledFedAvg(plan, work, finalize_metrics, server_optimizer, uplink)
+    return ControlledFedAvg(federation, work, finalize_metrics)
 
 
-def _build_work(plan, optimizer, uplink, data_type):
+def _build_work(federation):
     """The workers' computation; all of it is CLIENTS-placed."""
-    local_optimizer = client_works.LocalOptimizer(optimizer)
-    payload_type = tff.types.tensorflow_to_type(models.payload(models.payload_specs(plan)))
+    payload_type, data_type = federation.payload_type, federation.data_type
 
     @tff.tensorflow.computation(payload_type, data_type, np.int32, np.int32)
     def train(payload, dataset, client, round_number):
-        received = list(payload.values())
-        return client_works.train_client(
-            plan, local_optimizer, uplink, received, dataset, client, round_number
-        )
+        return train_client(federation, list(payload.values()), dataset, round_number, client)
 
     @tff.federated_computation(
         tff.FederatedType(payload_type, tff.CLIENTS),
@@ -96,30 +92,30 @@ class ControlledFedAvg:
     structure of `build_weighted_fed_avg`'s, of numpy values.
     """
 
-    def __init__(self, plan, work, finalize_metrics, server_optimizer, uplink):
+    def __init__(self, federation, work, finalize_metrics):
         """Use `build_controlled_fed_avg`.
 
         Args:
-            plan: `ModelPlan`.
+            federation: `Federation`.
             work: Computation of one client's round, in native form.
             finalize_metrics: Computation from the clients' unfinalized metrics to the round's.
-            server_optimizer: `tff.learning.optimizers.Optimizer`.
-            uplink: "weights" or "update".
         """
-        self._plan = plan
+        plan, downlink = federation.plan, federation.downlink
+        self._federation = federation
         self._work = work
         # The runtime leaves names out of results.
-        self._stats = tff.structure.name_list(work.type_signature.result.member[2])
+        self._counts = tff.structure.name_list(work.type_signature.result.member[2])
         self._finalize_metrics = finalize_metrics
-        self._optimizer = server_optimizer
-        self._uplink = uplink
-        self._sum = aggregators.WeightedSum(plan)
-        self._pack = tf.function(lambda *values: distributors.pack(plan, values), autograph=False)
-        self._choose = tf.function(lambda *words: tf.stack(plan.choices(*words)), autograph=False)
+        self._optimizer = federation.server_optimizer
+        self._sum = aggregators.WeightedSum(federation)
+        self._offer = tf.function(lambda *values: downlink.offer(plan, values), autograph=False)
+        self._choices = tf.function(
+            lambda *words: tf.stack(downlink.choices(plan, *words)), autograph=False
+        )
 
     def initialize(self):
         """The state before the first round."""
-        model = self._plan.model_fn()
+        model = self._federation.plan.model_fn()
         weights = tff.learning.models.ModelWeights.from_model(model)
         specs = [tf.TensorSpec(w.shape, w.dtype) for w in weights.trainable]
         return State(
@@ -152,20 +148,22 @@ class ControlledFedAvg:
         before = _crossed(runtime)
         weights = state.global_model_weights
         values = [*weights.trainable, *weights.non_trainable]
-        candidates, distortion = _to_numpy(self._pack(*map(tf.convert_to_tensor, values)))
-        arguments = self._arguments(candidates, np.int32(state.distributor), client_data)
-        stats, metrics = collections.Counter(), []
+        offers, distortion = _to_numpy(self._offer(*map(tf.convert_to_tensor, values)))
+        arguments = self._arguments(offers, np.int32(state.distributor), client_data)
+        counts, metrics = collections.Counter(), []
         self._sum.take()  # A round that failed may have left something.
-        for result, client_metrics, client_stats in runtime.map(self._work, arguments):
+        for result, client_metrics, client_counts in runtime.map(self._work, arguments):
             update, weight = result
             self._sum.add(list(update), weight)
             metrics.append(tff.structure.to_odict_or_tuple(client_metrics))
-            stats.update(dict(zip(self._stats, client_stats)))
+            counts.update(dict(zip(self._counts, client_counts)))
         mean, total_weight = self._sum.take()
         new_weights, new_optimizer, rejected = self._step(state, mean, total_weight)
         client_work = collections.OrderedDict()
         if metrics:
-            client_work["traffic"] = _to_numpy(client_works.summarize(stats, self._plan.widths))
+            client_work["traffic"] = _to_numpy(
+                byte_counts.summarize(counts, self._federation.plan.widths)
+            )
             client_work["train"] = runtime.call(self._finalize_metrics, metrics)
         link = {key: count - before[key] for key, count in _crossed(runtime).items()}
         return tff.learning.templates.LearningProcessOutput(
@@ -194,18 +192,18 @@ class ControlledFedAvg:
             weights, state.distributor, state.client_work, state.aggregator, state.finalizer
         )
 
-    def _arguments(self, candidates, round_number, client_data):
+    def _arguments(self, offers, round_number, client_data):
         for dataset in client_data:
-            client = np.int32(distributors.client_id(dataset))
-            choices = self._choose(tf.constant(round_number), tf.constant(client)).numpy()
-            chosen = [values[choice] for values, choice in zip(candidates, choices)]
+            client = np.int32(identities.client_id(dataset))
+            choices = self._choices(tf.constant(round_number), tf.constant(client)).numpy()
+            chosen = [tensors[choice] for tensors, choice in zip(offers, choices)]
             yield models.payload(chosen), dataset, client, round_number
 
     def _step(self, state, mean, total_weight):
         """Next weights and optimizer state; both as they were if the mean is not finite."""
         weights = state.global_model_weights
         trainable = [tf.convert_to_tensor(value) for value in weights.trainable]
-        gradient = processes.pseudo_gradient(self._uplink, trainable, mean, total_weight)
+        gradient = self._federation.pseudo_gradient(trainable, mean, total_weight)
         if not all(bool(tf.reduce_all(tf.math.is_finite(value))) for value in gradient):
             return weights, state.finalizer, True
         optimizer, moved = self._optimizer.next(

@@ -13,6 +13,7 @@ from omc.codecs import AlternativeCodec, raw_codec
 from omc.errors import InputTypeError
 from omc.keras import CompressedVariable
 from omc.keras.wrapping import rounding_seed
+from omc.learning.uplinks.base import TrainableVariable
 from omc.learning.widths import Widths, checked_policy
 from omc.policies import Policy, VariableSpec, quantized_mask
 
@@ -106,6 +107,19 @@ class ModelPlan:
             for codecs in self.alternatives
         )
 
+    @functools.cached_property
+    def described(self):
+        """`TrainableVariable` of every variable, a tuple; the first `num_trainable` train."""
+        return tuple(
+            TrainableVariable(index, planned.spec, codec)
+            for index, (planned, codec) in enumerate(zip(self.planned, self.codecs))
+        )
+
+    @property
+    def trainable(self):
+        """`TrainableVariable` of those that train, a tuple."""
+        return self.described[: self.num_trainable]
+
     def mask(self, round_number, client):
         """For each variable, whether this client quantizes it in this round; list of bool tensors.
 
@@ -189,21 +203,6 @@ def _inline(model):
 def payload(tensors):
     """One side's payload: the tensors under names in alphabetical order, as TFF wants them."""
     return collections.OrderedDict((f"v{i:05d}", tensor) for i, tensor in enumerate(tensors))
-
-
-def payload_specs(plan):
-    """What crosses of each variable, a list of tf.TensorSpec: a buffer of codes, or float32.
-
-    The length of a buffer is open where there are alternatives.
-    """
-    specs = []
-    for planned, codec in zip(plan.planned, plan.codecs):
-        if codec is None:
-            specs.append(tf.TensorSpec(planned.spec.shape, planned.spec.dtype))
-        else:
-            length = None if isinstance(codec, AlternativeCodec) else codec.nbytes
-            specs.append(tf.TensorSpec([length], tf.uint8))
-    return specs
 
 
 def weights_type(plan):

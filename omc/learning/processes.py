@@ -3,12 +3,11 @@
 import collections
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.errors import InputError, InputTypeError
-from omc.learning import aggregators, client_works, distributors, models
-from omc.learning.widths import check_uplink
+from omc.learning import aggregators, byte_counts, downlinks, identities, models
+from omc.learning.client_works import train_client
+from omc.learning.federation import Federation
 
 State = tff.learning.templates.LearningAlgorithmState
 
@@ -21,6 +20,7 @@ def build_weighted_fed_avg(
     uplink="weights",
     metrics_aggregator=None,
     widths=None,
+    downlink="codes",
 ):
     """Federated averaging in which weights are stored, trained and sent as codes.
 
@@ -29,7 +29,7 @@ def build_weighted_fed_avg(
     re-encode at every batch) and answers with codes; the server decodes while it accumulates,
 
         w <- server_optimizer(w, w - mean_k(w_k))           uplink "weights" (OMC, 2205.03494)
-        w <- server_optimizer(w, mean_k(Q(w'_k - w_k)))     uplink "update"
+        w <- server_optimizer(w, mean_k(Q(w'_k - w_k)))     all others
 
     with the mean weighted by examples, w'_k what client k received and w_k what it ended with.
     A client whose dataset is empty downloads and sends nothing: so a simulation lets clients fail.
@@ -40,16 +40,20 @@ def build_weighted_fed_avg(
         client_optimizer_fn: `tff.learning.optimizers.Optimizer`; SGD with rate 0.1 by default. It
             is applied to one variable at a time, so it must not mix variables (no global norm).
         server_optimizer_fn: The same for the server; SGD with rate 1 by default.
-        uplink: "weights": whole weights as the client holds them, as in the paper; or "update":
-            what changed, rounded without bias.
+        uplink: What clients answer: an `omc.learning.uplinks.Uplink`, or the name of one with its
+            defaults: "weights" (whole weights as the client holds them, as in the paper), "update"
+            (what changed, rounded without bias), "dithered" (about one bit a weight, coded),
+            "rotated" (EDEN). docs/uplinks.md tells them apart.
         metrics_aggregator: As in TFF; `tff.learning.metrics.sum_then_finalize` by default.
         widths: None, or the widths that clients hold the model at: a sequence of bits, (8, 4, 2),
             or an `omc.learning.Widths`. The server packs its master in the policy's format; a
             client gets that at its own width by the second rounding (`omc.nested`), stores and
             trains nothing wider, and answers at its width; the mean is over decoded values. Widths
-            below the policy's need the uplink "update".
+            below the policy's need an uplink of changes.
             Overridden variables keep their format, and what partial quantization leaves out comes
             in float32 at every width.
+        downlink: What clients get: an `omc.learning.downlinks.Downlink`, or a name: "codes" (the
+            buffers as the client stores them) or "coded" (the same, entropy coded).
 
     Returns:
         `tff.learning.templates.LearningProcess`. Its metrics hold, under "client_work"/"traffic",
@@ -58,33 +62,27 @@ def build_weighted_fed_avg(
 
     Raises:
         InputTypeError: An argument of the wrong type.
-        InputError: Unknown `uplink`, or "weights" with widths below the policy's; an override that
-            matches no variable; `widths` that the policy's format does not have.
+        InputError: Unknown `uplink` or `downlink`, or "weights" with widths below the policy's; an
+            override that matches no variable; `widths` that the policy's format does not have.
         FormatError: Unknown format.
     """
-    if uplink not in client_works.UPLINKS:
-        raise InputError("uplink", f"one of {client_works.UPLINKS}", uplink)
-    client_optimizer = checked_optimizer("client_optimizer_fn", client_optimizer_fn, 0.1)
-    server_optimizer = checked_optimizer("server_optimizer_fn", server_optimizer_fn, 1.0)
-    plan = models.ModelPlan.of(model_fn, policy, widths)
-    check_uplink(plan.widths, plan.policy, uplink)
-    weights_type = models.weights_type(plan)
-
-    with tf.Graph().as_default():
-        model = model_fn()
-        aggregate_metrics = metrics_aggregator or tff.learning.metrics.sum_then_finalize
-        metrics_aggregation = aggregate_metrics(model.metric_finalizers())
-        data_type = tff.SequenceType(tff.types.tensorflow_to_type(model.input_spec))
-
-    client_id = distributors.build_client_ids(data_type)
-    distribute_init, distribute = distributors.build_distributor(plan)
-    payloads_type = distribute.type_signature.result.result.member
-    work = client_works.build_client_work(
-        plan, client_optimizer, uplink, payloads_type, data_type, metrics_aggregation
+    federation = Federation.of(
+        model_fn,
+        policy,
+        client_optimizer_fn,
+        server_optimizer_fn,
+        uplink,
+        metrics_aggregator,
+        widths,
+        downlink,
     )
-    aggregator = aggregators.build_aggregator(plan, work.type_signature.result[0].member.update)
+    weights_type = models.weights_type(federation.plan)
+    pack = _build_pack(federation)
+    clients = _build_client_work(federation, pack.type_signature.result[0])
+    answer_type = clients.type_signature.result[0].member.update
+    aggregator = aggregators.build_aggregator(federation, answer_type)
     finalizer = tff.learning.templates.build_apply_optimizer_finalizer(
-        server_optimizer, weights_type
+        federation.server_optimizer, weights_type
     )
 
     @tff.tensorflow.computation
@@ -99,14 +97,18 @@ def build_weighted_fed_avg(
 
     @tff.tensorflow.computation(weights_type, mean_type, np.float32)
     def gradient_of(weights, mean, total_weight):
-        return pseudo_gradient(uplink, weights.trainable, mean, total_weight)
+        return federation.pseudo_gradient(weights.trainable, mean, total_weight)
+
+    @tff.tensorflow.computation(np.int32)
+    def increment(round_number):
+        return round_number + 1
 
     @tff.federated_computation
     def initialize():
         return tff.federated_zip(
             State(
                 tff.federated_eval(initial_weights, tff.SERVER),
-                distribute_init(),
+                tff.federated_value(0, tff.SERVER),
                 tff.federated_value((), tff.SERVER),
                 aggregator.initialize(),
                 finalizer.initialize(),
@@ -114,25 +116,28 @@ def build_weighted_fed_avg(
         )
 
     @tff.federated_computation(
-        initialize.type_signature.result, tff.FederatedType(data_type, tff.CLIENTS)
+        initialize.type_signature.result, tff.FederatedType(federation.data_type, tff.CLIENTS)
     )
     def next_fn(state, client_data):
-        weights = state.global_model_weights
-        ids = tff.federated_map(client_id, client_data)
-        rounds = tff.federated_broadcast(state.distributor)
-        down = distribute(state.distributor, weights, ids)
-        result, work_measurements = work(down.result, client_data, ids, rounds)
+        weights, round_number = state.global_model_weights, state.distributor
+        offers, distortion = tff.federated_map(pack, weights)
+        result, work_measurements = clients(
+            tff.federated_broadcast(offers), tff.federated_broadcast(round_number), client_data
+        )
         up = aggregator.next(state.aggregator, result.update, result.update_weight)
         gradient = tff.federated_map(
             gradient_of, (weights, up.result, up.measurements.total_weight)
         )
         final = finalizer.next(state.finalizer, weights, gradient)
+        next_round = tff.federated_map(increment, round_number)
         new_state = tff.federated_zip(
-            State(final.result, down.state, state.client_work, up.state, final.state)
+            State(final.result, next_round, state.client_work, up.state, final.state)
         )
         metrics = tff.federated_zip(
             collections.OrderedDict(
-                distributor=down.measurements,
+                distributor=tff.federated_zip(
+                    collections.OrderedDict(distortion=distortion, round=round_number)
+                ),
                 client_work=work_measurements,
                 aggregator=up.measurements,
                 finalizer=final.measurements,
@@ -157,33 +162,51 @@ def build_weighted_fed_avg(
     )
 
 
-def pseudo_gradient(uplink, weights, mean, total_weight):
-    """What the server's optimizer is given for a gradient, a list of float32 tensors.
+def _build_pack(federation):
+    """Computation from the master to (what the server offers, its distortion)."""
 
-    Args:
-        uplink: "weights" or "update".
-        weights: The server's trainable weights.
-        mean: The clients' mean, one tensor a weight.
-        total_weight: float32 scalar; where it is 0 nothing shall move.
+    @tff.tensorflow.computation(models.weights_type(federation.plan))
+    def pack(weights):
+        values = [*weights.trainable, *weights.non_trainable]
+        offers, distortion = federation.downlink.offer(federation.plan, values)
+        return models.payload(map(models.payload, offers)), distortion
+
+    return pack
+
+
+def _build_client_work(federation, offers_type):
+    """The clients' half of a round: each takes its own of what is offered, and trains on it.
+
+    Everything that is offered reaches the simulated client, which touches its own alone; what it
+    took is what is counted.
     """
-    if uplink == "update":
-        return list(mean)
-    return [tf.where(total_weight > 0.0, w - m, 0.0) for w, m in zip(weights, mean)]
+    plan, downlink = federation.plan, federation.downlink
 
+    @tff.tensorflow.computation(offers_type, np.int32, federation.data_type)
+    def work(offers, round_number, dataset):
+        client = identities.id_of(dataset)
+        alternatives = [list(tensors.values()) for tensors in offers.values()]
+        choices = downlink.choices(plan, round_number, client)
+        payload = downlinks.pick(alternatives, choices)
+        return train_client(federation, payload, dataset, round_number, client)
 
-def checked_optimizer(argument, optimizer, learning_rate):
-    """The optimizer, or SGD with this rate for None.
+    @tff.tensorflow.computation(work.type_signature.result[2])
+    def summary(counts):
+        return byte_counts.summarize(counts, plan.widths)
 
-    Raises:
-        InputTypeError: It is not TFF's.
-    """
-    if optimizer is None:
-        return tff.learning.optimizers.build_sgdm(learning_rate)
-    if not isinstance(optimizer, tff.learning.optimizers.Optimizer):
-        raise InputTypeError(
-            argument,
-            "a tff.learning.optimizers.Optimizer",
-            type(optimizer).__name__,
-            "for example tff.learning.optimizers.build_sgdm(0.1).",
+    @tff.federated_computation(
+        tff.FederatedType(offers_type, tff.CLIENTS, all_equal=True),
+        tff.FederatedType(np.int32, tff.CLIENTS, all_equal=True),
+        tff.FederatedType(federation.data_type, tff.CLIENTS),
+    )
+    def next_fn(offers, round_number, data):
+        result, metrics, counts = tff.federated_map(work, (offers, round_number, data))
+        measurements = tff.federated_zip(
+            collections.OrderedDict(
+                traffic=tff.federated_map(summary, tff.federated_sum(counts)),
+                train=federation.metrics_aggregation(metrics),
+            )
         )
-    return optimizer
+        return result, measurements
+
+    return next_fn

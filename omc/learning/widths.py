@@ -170,27 +170,6 @@ def checked_policy(widths, policy):
     widths.codecs(Codec(policy.format, (1,), policy.transform is not None))
 
 
-def check_uplink(widths, policy, uplink):
-    """Refuses to average whole weights of narrow clients.
-
-    Whatever narrow clients round away, their weights' mean takes from the server's master, round
-    after round: digits at 8, 4 and 2 bits unlearns everything. The mean of changes does not.
-
-    Args:
-        widths: `Widths` or None.
-        policy: `omc.Policy`.
-        uplink: "weights" or "update".
-
-    Raises:
-        InputError: "weights" where there are widths below the policy's.
-    """
-    narrow = widths is not None and min(widths.bits) < policy.format.bits
-    if narrow and uplink == "weights":
-        expected = f"'update' with widths {widths.bits} of {policy.format.name}"
-        tip = "a mean of coarser weights would pull the server's to their grid."
-        raise InputError("uplink", expected, uplink, tip)
-
-
 def _sequence(argument, expected, value):
     if isinstance(value, (str, bytes)) or not isinstance(value, collections.abc.Sequence):
         raise InputTypeError(argument, expected, value)

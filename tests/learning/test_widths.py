@@ -17,13 +17,15 @@ from omc.learning import (
     build_controlled_fed_avg,
     build_weighted_fed_avg,
     client_id,
-    distributors,
     local_runtime,
     round_to_width,
     traffic,
 )
-from omc.learning.client_works import ClientTrainer, LocalOptimizer
+from omc.learning.client_works import ClientTrainer
+from omc.learning.downlinks import Codes
+from omc.learning.local_optimizer import LocalOptimizer
 from omc.learning.models import ModelPlan
+from omc.learning.uplinks import Weights
 from omc.policies import Policy
 from tff_sims.tasks.digits import digits
 
@@ -113,8 +115,8 @@ def test_what_a_client_gets_is_the_nested_model_at_its_width():
     values = [v.read_value() for v in TASK.build_model().variables]
     for mine, other in ((0, 4), (1, 5), (2, 3)):  # Of equal width, in whatever rounds.
         np.testing.assert_array_equal(plan.choices(1, IDS[mine]), plan.choices(2, IDS[other]))
-    candidates, _ = distributors.pack(plan, values)
-    for planned, found, value in zip(plan.planned, candidates, values):
+    offers, _ = Codes().offer(plan, values)
+    for planned, found, value in zip(plan.planned, offers, values):
         if planned.codec is None:
             assert len(found) == 1 and found[0] is value
             continue
@@ -139,7 +141,7 @@ def test_a_client_trains_on_the_codes_of_its_width_alone(client):
         stored = nested.extract(compress(v.read_value(), "INT8"), bits) if matrix else None
         received.append(stored.buffer if matrix else tf.identity(v))
         codecs.append(dataclasses.replace(stored.codec, saturates=bits < 8) if matrix else None)
-    trainer = ClientTrainer(plan, received, LocalOptimizer(SGD(0.1)), "weights")
+    trainer = ClientTrainer(plan, received, LocalOptimizer(SGD(0.1)), Weights())
     numbers = tf.constant(0), tf.constant(IDS[client])
     result, weight, _, _ = trainer.train(received, TASK.client_dataset(client), *numbers)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from omc.learning.client_works import LocalOptimizer
+from omc.learning.local_optimizer import LocalOptimizer
 from tff_sims.tasks.normalized import NormalizedSgd
 
 

@@ -83,7 +83,7 @@ class Subject:
 
 
 TASKS = {
-    "pictures": Subject(Scale(30, 3, (0, 1)), Scale(3, 1, (0,), 5120)),
+    "pictures": Subject(Scale(24, 2, (0, 1)), Scale(3, 1, (0,), 5120)),
     "keywords": Subject(Scale(20, 10, (0, 1, 2), learning_rate=0.1), Scale(5, 2, (0,))),
 }
 """Tasks that the table can be made of; the first is the default."""

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.learning.client_works import LocalOptimizer
+from omc.learning.local_optimizer import LocalOptimizer
 
 BUILD = tff.learning.optimizers
 

@@ -1,0 +1,110 @@
+"""What a federation consists of: the parts that the composed and the controlled process share."""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from omc.errors import InputTypeError
+from omc.learning import downlinks, models, uplinks
+from omc.learning.downlinks import Downlink
+from omc.learning.local_optimizer import LocalOptimizer
+from omc.learning.models import ModelPlan
+from omc.learning.uplinks import Uplink
+
+
+@dataclasses.dataclass(frozen=True)
+class Federation:
+    """The parts of federated averaging on compressed weights, and the types between them.
+
+    Attributes:
+        plan: `ModelPlan`: the model's variables, their formats, the clients' widths.
+        downlink: `Downlink`: what a client gets.
+        uplink: `Uplink`: what it answers.
+        local_optimizer: `LocalOptimizer` of the clients.
+        server_optimizer: `tff.learning.optimizers.Optimizer`.
+        metrics_aggregation: Federated computation over the clients' unfinalized metrics.
+        data_type: tff.SequenceType of a client's data.
+    """
+
+    plan: ModelPlan
+    downlink: Downlink
+    uplink: Uplink
+    local_optimizer: LocalOptimizer
+    server_optimizer: tff.learning.optimizers.Optimizer
+    metrics_aggregation: Any
+    data_type: tff.SequenceType
+
+    @classmethod
+    def of(
+        cls,
+        model_fn,
+        policy,
+        client_optimizer_fn,
+        server_optimizer_fn,
+        uplink,
+        metrics_aggregator,
+        widths,
+        downlink,
+    ):
+        """Checks all arguments of `build_weighted_fed_avg` and makes the parts of them.
+
+        Raises:
+            InputTypeError, InputError, FormatError: As `build_weighted_fed_avg`.
+        """
+        uplink, downlink = uplinks.resolve(uplink), downlinks.resolve(downlink)
+        client_optimizer = _checked("client_optimizer_fn", client_optimizer_fn, 0.1)
+        server_optimizer = _checked("server_optimizer_fn", server_optimizer_fn, 1.0)
+        plan = ModelPlan.of(model_fn, policy, widths)
+        uplink.check(plan.policy, plan.widths)
+        with tf.Graph().as_default():
+            model = model_fn()
+            aggregate = metrics_aggregator or tff.learning.metrics.sum_then_finalize
+            metrics_aggregation = aggregate(model.metric_finalizers())
+            data_type = tff.SequenceType(tff.types.tensorflow_to_type(model.input_spec))
+        return cls(
+            plan,
+            downlink,
+            uplink,
+            LocalOptimizer(client_optimizer),
+            server_optimizer,
+            metrics_aggregation,
+            data_type,
+        )
+
+    @property
+    def payload_type(self):
+        """TFF type of what a client gets."""
+        return tff.types.tensorflow_to_type(models.payload(self.downlink.specs(self.plan)))
+
+    @property
+    def answer_specs(self):
+        """tf.TensorSpecs of what a client sends, a list."""
+        return self.uplink.specs(self.plan.trainable)
+
+    def pseudo_gradient(self, weights, mean, total_weight):
+        """What the server's optimizer is given for a gradient, a list of float32 tensors.
+
+        Args:
+            weights: The server's trainable weights.
+            mean: The mean of what was read of the clients, one tensor a weight.
+            total_weight: float32 scalar; where it is 0 nothing shall move.
+        """
+        if self.uplink.averages == "changes":
+            return list(mean)
+        return [tf.where(total_weight > 0.0, w - m, 0.0) for w, m in zip(weights, mean)]
+
+
+def _checked(argument, optimizer, learning_rate):
+    """The optimizer, or SGD with this rate for None."""
+    if optimizer is None:
+        return tff.learning.optimizers.build_sgdm(learning_rate)
+    if not isinstance(optimizer, tff.learning.optimizers.Optimizer):
+        raise InputTypeError(
+            argument,
+            "a tff.learning.optimizers.Optimizer",
+            type(optimizer).__name__,
+            "for example tff.learning.optimizers.build_sgdm(0.1).",
+        )
+    return optimizer

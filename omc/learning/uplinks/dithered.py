@@ -1,0 +1,135 @@
+"""Uplink "dithered": uniform quantization under a dither that both ends know, entropy coded."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from omc.coding import graph as coding
+from omc.errors import InputError, InputTypeError
+from omc.learning.uplinks.base import Answer, Uplink, fold_in, one_at_a_time, squared, total
+
+STREAM_WEIGHTS = 1 << 17
+"""Small variables share coded streams of up to so many weights."""
+
+_DITHERS = 8  # Contexts of the coder: how far the dither is from 0.
+_FAR = float(1 << 24)  # Beyond it float32 has no fractions; what is that far off has diverged.
+
+
+@dataclasses.dataclass(frozen=True)
+class Dithered(Uplink):
+    """A client sends q = round(x / D + t), the server reads (q - t) D; x is the change w' - w.
+
+    t is uniform in -1/2 .. 1/2, of a seed that both ends know (subtractive dither), so that the
+    error is uniform in -D/2 .. D/2 whatever x is: unbiased, of mean square D^2 / 12, half of what
+    stochastic rounding leaves. q is coded given t, which tells to which side x was rounded. One D
+    serves all variables (reverse water-filling: the least error for all bits together), from the
+    error that is to be left in the mean over the cohort,
+
+        D = sqrt(12 clients target_error mean(x^2)),
+
+    the rule is ours; uniform quantization with entropy coding is near the best known (Mitchell et
+    al., 2201.02664). Biases and all else that trains are quantized alike. Needs the native ops
+    where clients train and where the server sums.
+
+    Attributes:
+        clients: Clients whose answers are averaged in a round, an int: the more, the coarser each
+            may be.
+        target_error: Squared error of the mean, relative to the mean square of one client's change.
+
+    Raises:
+        InputTypeError: Not an int, not a number.
+        InputError: Less than one client, or an error that is not above 0.
+    """
+
+    clients: int = 1
+    target_error: float = 0.05
+
+    def __post_init__(self):
+        if isinstance(self.clients, bool) or not isinstance(self.clients, (int, np.integer)):
+            raise InputTypeError("clients", "an int", self.clients)
+        if self.clients < 1:
+            raise InputError("clients", "at least 1", self.clients)
+        real = isinstance(self.target_error, (int, float, np.floating))
+        if isinstance(self.target_error, bool) or not real:
+            raise InputTypeError("target_error", "a number", self.target_error)
+        if not 0.0 < self.target_error < np.inf:
+            raise InputError("target_error", "a number above 0, such as 0.05", self.target_error)
+
+    def specs(self, variables):
+        """As `Uplink.specs`: the seed, the step D, and the coded streams."""
+        streams = [tf.TensorSpec([None], tf.uint8) for _ in _streams(variables)]
+        return [tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.float32), *streams]
+
+    def encode(self, results, seed):
+        """As `Uplink.encode`."""
+        variables = [result.described for result in results]
+        energies = one_at_a_time(results, lambda result: squared(_finite(result.change())))
+        energy = total(energies)
+        count = float(sum(_count(variable) for variable in variables))
+        step = tf.sqrt(12.0 * self.clients * self.target_error * energy / count)
+        step = tf.where(tf.math.is_finite(step), step, 0.0)
+
+        def encode_stream(positions):
+            index, places = positions
+            changes = [tf.reshape(_finite(results[place].change()), [-1]) for place in places]
+            change = tf.concat(changes, axis=0)
+            dither = _dither(seed, index, change.shape[0])
+            scaled = tf.math.divide_no_nan(change, step)
+            scaled = tf.clip_by_value(scaled, -_FAR, _FAR)
+            quantized = tf.round(scaled + dither)
+            stream = coding.encode(*_symbols(quantized, dither))
+            return stream, squared((quantized - dither) * step - change)
+
+        streams = one_at_a_time(list(enumerate(_streams(variables))), encode_stream)
+        tensors = [seed, step, *(stream for stream, _ in streams)]
+        return Answer(tensors, total(error for _, error in streams), energy)
+
+    def decode(self, variables, tensors):
+        """As `Uplink.decode`."""
+        seed, step, *streams = tensors
+        read = []
+        for index, (places, stream) in enumerate(zip(_streams(variables), streams)):
+            sizes = [_count(variables[place]) for place in places]
+            dither = _dither(seed, index, sum(sizes))
+            side, contexts = _side(dither)
+            quantized = tf.cast(side * coding.decode(stream, (sum(sizes),), contexts), tf.float32)
+            flat = tf.split((quantized - dither) * step, sizes)
+            read += [tf.reshape(f, variables[place].shape) for f, place in zip(flat, places)]
+        return read
+
+
+def _streams(variables):
+    """Positions of the variables that share each coded stream, a list of lists."""
+    streams, room = [], 0
+    for place, variable in enumerate(variables):
+        if _count(variable) > room:
+            streams.append([])
+            room = STREAM_WEIGHTS
+        streams[-1].append(place)
+        room -= _count(variable)
+    return streams
+
+
+def _count(variable):
+    return int(np.prod(variable.shape, dtype=np.int64))
+
+
+def _dither(seed, index, count):
+    words = fold_in(seed, index)
+    return tf.random.stateless_uniform([count], words, alg="philox") - 0.5
+
+
+def _symbols(quantized, dither):
+    """(symbols, contexts) for the coder; with the dither's sign in front, sides are alike."""
+    side, contexts = _side(dither)
+    return side * tf.cast(quantized, tf.int32), contexts
+
+
+def _side(dither):
+    contexts = tf.cast(tf.abs(dither) * (2 * _DITHERS), tf.uint8)
+    return tf.where(dither < 0.0, -1, 1), tf.minimum(contexts, np.uint8(_DITHERS - 1))
+
+
+def _finite(values):
+    return tf.where(tf.math.is_finite(values), values, 0.0)
