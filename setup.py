@@ -36,7 +36,10 @@ setuptools.setup(
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["omc*", "models*", "tff_sims*"]),
     # The native ops are compiled on the user's machine, against the TensorFlow installed there.
-    package_data={"omc": ["kernels/*.cc", "kernels/*.cpp", "kernels/*.h"]},
+    package_data={
+        "omc": ["kernels/*.cc", "kernels/*.cpp", "kernels/*.h"],
+        "omc.kernels.worker": ["*.cc", "*.h"],
+    },
     python_requires=">=3.9",
     install_requires=[
         "tensorflow>=2.14,<2.15",

@@ -160,26 +160,64 @@ def extract_buffer(buffer, codec, bits):
     """
     narrow, stored = extracted_codec(codec, bits), stored_format(codec.format)
     read = format_at(codec.format, bits)
+    planes = _recoded(
+        buffer, codec.columns, stored.bits, bits, lambda c: _narrowed(c, read, codec.transform)
+    )
+    return _joined(planes, buffer, codec, narrow, 2.0**read.feedback_bits)
+
+
+def widen_buffer(buffer, narrow, codec):
+    """Buffer of a wider codec with the values of a narrower one's, bit for bit; in TensorFlow ops.
+
+    What a device does that downloads few bits and trains on more: the inverse of `extract_buffer`
+    but for the bits that were left out, which become 0.
+
+    Args:
+        buffer: uint8 [narrow.nbytes].
+        narrow: `Codec` of the buffer, as `extracted_codec` gives it.
+        codec: `Codec` of integers or of minifloats alike, of as many bits or more.
+
+    Returns:
+        uint8 [codec.nbytes].
+    """
+    more = codec.format.bits - narrow.format.bits
+    if not more:
+        return buffer
+    planes = _recoded(
+        buffer,
+        codec.columns,
+        narrow.format.bits,
+        codec.format.bits,
+        lambda codes: tf.bitwise.left_shift(codes, more),
+    )
+    return _joined(planes, buffer, narrow, codec, 2.0**-more)
+
+
+def _recoded(buffer, columns, bits, new_bits, function):
+    """Planes (list of uint8, flat) of other codes of new_bits; little is in memory at once."""
     planes, start = [], 0
-    for width in packing.plane_widths(stored.bits):
-        end = start + width * codec.columns
-        planes.append(tf.reshape(buffer[start:end], [width, codec.columns]))
+    for width in packing.plane_widths(bits):
+        end = start + width * columns
+        planes.append(tf.reshape(buffer[start:end], [width, columns]))
         start = end
 
     def chunk(begin, size):
         parts = [tf.reshape(plane[:, begin : begin + size], [-1]) for plane in planes]
-        codes = packing.unpack(tf.concat(parts, axis=0), size, stored.bits)
-        packed = packing.pack(_narrowed(codes, read, codec.transform), bits)
-        return [tf.reshape(plane, [-1, size]) for plane in packed]
+        codes = function(packing.unpack(tf.concat(parts, axis=0), size, bits))
+        return [tf.reshape(plane, [-1, size]) for plane in packing.pack(codes, new_bits)]
 
-    narrowed = [tf.reshape(plane, [-1]) for plane in in_chunks(codec.columns, _CHUNK, chunk)]
+    return [tf.reshape(plane, [-1]) for plane in in_chunks(columns, _CHUNK, chunk)]
+
+
+def _joined(planes, buffer, codec, new_codec, factor):
+    """Buffer of planes, with the scale of a buffer in steps that are wider by a factor."""
     if not codec.transform:
-        return tf.concat(narrowed, axis=0)
+        return tf.concat(planes, axis=0)
     scale, offset = codec.transform_of(buffer)
-    if read.kind == "int":  # A power of two: the product is exact.
-        scale *= 2.0**read.feedback_bits
+    if codec.format.kind == "int":  # A power of two: the product is exact.
+        scale *= factor
     trailer = tf.reshape(tf.bitcast(tf.stack([scale, offset]), tf.uint8), [-1])
-    return tf.ensure_shape(tf.concat([*narrowed, trailer], axis=0), [narrow.nbytes])
+    return tf.ensure_shape(tf.concat([*planes, trailer], axis=0), [new_codec.nbytes])
 
 
 def _narrowed(codes, read, transform):

@@ -20,6 +20,8 @@ from omc.learning.worker_processes import running_workers, workers
 from tests.error_cases import (  # noqa: F401 - they register cases
     allocation,
     coding,
+    fleet,
+    links,
     nested,
     pictures,
     progressive,

@@ -16,7 +16,9 @@ from tff_sims.machine import end_with_parent
 _MARK = "client-memory:"
 
 
-def measure_client(task, task_arguments, policy_arguments, client, learning_rate, uplink):
+def measure_client(
+    task, task_arguments, policy_arguments, client, learning_rate, uplink, uplink_options
+):
     """Peak memory of one client's round, measured in a fresh process.
 
     Args:
@@ -25,7 +27,8 @@ def measure_client(task, task_arguments, policy_arguments, client, learning_rate
         policy_arguments: Dict of arguments of `omc.Policy`; {"format": "FP32"} for a plain client.
         client: Index of the client.
         learning_rate: Rate of the client's optimizer.
-        uplink: As in `omc.learning.build_weighted_fed_avg`.
+        uplink: Key of `omc.learning.uplinks.NAMED`.
+        uplink_options: Arguments of its class, a dict.
 
     Returns:
         Dict of bytes: parameter_bytes (the model's variables), payload_bytes (what was received),
@@ -38,7 +41,7 @@ def measure_client(task, task_arguments, policy_arguments, client, learning_rate
     """
     arguments = dict(
         task=task, task_arguments=task_arguments, policy=policy_arguments, client=client,
-        learning_rate=learning_rate, uplink=uplink,
+        learning_rate=learning_rate, uplink=uplink, uplink_options=uplink_options,
     )  # fmt: skip
     process = subprocess.run(
         [sys.executable, "-m", "tff_sims.client_process", json.dumps(arguments)],
@@ -84,7 +87,7 @@ def _work(arguments):
     del model, value, variable
 
     optimizer = LocalOptimizer(task.client_optimizer(arguments["learning_rate"]))
-    uplink = uplinks.resolve(arguments["uplink"])
+    uplink = uplinks.NAMED[arguments["uplink"]](**arguments["uplink_options"])
     trainer = ClientTrainer(plan, received, optimizer, uplink)
     numbers = tf.constant(0), tf.constant(arguments["client"])
     trainer.train(received, dataset, *numbers)  # Traces and compiles; a device would ship that.

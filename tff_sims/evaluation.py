@@ -1,28 +1,35 @@
 """Held-out metrics of the server's master and of what a client would hold."""
 
-from omc.learning import round_to_width
-from omc.policies import VariableSpec
+import tensorflow as tf
+
+from omc.learning import downlinks, round_to_width
 
 
-def evaluate(task, model, policy, round_number):
-    """Evaluates the float32 master and the quantized model that a client downloads next.
+def evaluate(task, model, plan, downlink, memory, round_number):
+    """Evaluates the float32 master and the quantized model that a new client downloads next.
 
     Args:
         task: `Task`.
         model: Keras model that holds the master weights; left quantized.
-        policy: `omc.Policy`.
+        plan: `omc.learning.models.ModelPlan` of it, without widths.
+        downlink: `omc.learning.downlinks.Downlink`.
+        memory: What the server remembers for it.
         round_number: Round for which a client's variables are drawn.
 
     Returns:
         (metrics of what a client holds, metrics of the master): dicts, as of `Task.evaluate`.
     """
     master = task.evaluate(model)
-    plan = policy.plan([VariableSpec.of(v) for v in model.variables], round_number, client=0)
-    if all(planned.codec is None for planned in plan):
+    variables = plan.variables(model)
+    if all(codec is None for codec in plan.codecs):
         return master, master
-    for variable, planned in zip(model.variables, plan):
-        if planned.codec is not None:
-            variable.assign(planned.codec.decode(planned.codec.encode(variable.read_value())))
+    values = [variable.read_value() for variable in variables]
+    memory = tf.nest.map_structure(tf.convert_to_tensor, memory)
+    number = tf.constant(round_number)
+    stored, _ = downlinks.delivered(downlink, plan, values, memory, number, tf.constant(0))
+    for variable, codec, buffer in zip(variables, plan.codecs, stored):
+        if codec is not None:
+            variable.assign(codec.decode(buffer))
     return task.evaluate(model), master
 
 

@@ -3,6 +3,7 @@
 from omc.learning import (
     build_controlled_fed_avg,
     build_fp32_fed_avg,
+    build_weighted_fed_avg,
     local_runtime,
     remote_runtime,
 )
@@ -17,13 +18,17 @@ def runtime(workers=()):
     return remote_runtime(workers) if workers else local_runtime()
 
 
-def build_process(settings, seed, task):
-    """The learning process of one run.
+def build_process(settings, seed, task, workers=()):
+    """The learning process of one run, for the runtime that surrounds the call.
+
+    On one machine a round is one composed computation. To other machines a controller sends what
+    clients get, and nothing else; results are the same to the bit.
 
     Args:
         settings: `Settings`.
         seed: Seed of the run.
         task: `Task`.
+        workers: As of `runtime`.
 
     Returns:
         A process with the methods of `tff.learning.templates.LearningProcess`, whose state is a
@@ -33,10 +38,12 @@ def build_process(settings, seed, task):
     optimizers = task.client_optimizer(rate), task.server_optimizer()
     if settings.method == "fp32":
         return build_fp32_fed_avg(task.model_fn, *optimizers)
-    return build_controlled_fed_avg(
+    build = build_controlled_fed_avg if workers else build_weighted_fed_avg
+    return build(
         task.model_fn,
         settings.policy(seed),
         *optimizers,
-        uplink=settings.uplink,
+        uplink=settings.make_uplink(),
+        downlink=settings.make_downlink(),
         widths=settings.client_widths,
     )

@@ -10,14 +10,13 @@ from typing import Optional
 import omc
 from omc.errors import InputError, OmcError
 from omc.formats import Format
-from omc.learning import uplinks
+from omc.learning import downlinks, uplinks
 from omc.learning.widths import Widths, checked_policy
 from tff_sims.results import weights_file
 from tff_sims.tasks import TASKS
 
 METHODS = ("fp32", "omc")
 ROUNDINGS = ("nearest", "stochastic")
-UPLINKS = ("weights", "update")
 TRANSFORMS = ("pvt", "none")
 _FLAGS = ("out", "workers")  # Those that are no settings.
 
@@ -34,7 +33,12 @@ class Settings:
         transform: "pvt" (scale and offset around each variable's codes) or "none".
         weight_matrices_only: Leave biases and the like in float32.
         rounding: "nearest" or "stochastic", during the clients' training.
-        uplink: "weights" or "update".
+        uplink: Key of `omc.learning.uplinks.NAMED`.
+        target_error: Of uplink "dithered": relative squared error of the cohort's mean.
+        uplink_bits: Of uplink "rotated": bits a weight.
+        downlink: Key of `omc.learning.downlinks.NAMED`.
+        downlink_bits: Of downlinks "coded" and "changes": bits that are sent; None for all.
+        window: Of downlink "changes": versions that the server remembers.
         widths: Bits at which clients hold the model with method omc, such as "8,4,2"; each client
             draws one of them, of equal shares, for good. None: all as `format` says.
         rounds: Most rounds of one run.
@@ -65,6 +69,11 @@ class Settings:
     weight_matrices_only: bool = True
     rounding: str = "stochastic"
     uplink: str = "weights"
+    target_error: float = 0.05
+    uplink_bits: int = 1
+    downlink: str = "codes"
+    downlink_bits: Optional[int] = None
+    window: int = 8
     widths: Optional[str] = None
     rounds: int = 60
     clients: Optional[int] = None
@@ -108,8 +117,29 @@ class Settings:
         widths = Widths(bits)
         policy = self.policy(self.seed)
         checked_policy(widths, policy)
-        uplinks.resolve(self.uplink).check(policy, widths)
+        self.make_uplink().check(policy, widths)
         return widths
+
+    @property
+    def uplink_options(self):
+        """Arguments of the uplink's class, as plain values."""
+        options = {
+            "dithered": {"clients": self.clients_per_round, "target_error": self.target_error},
+            "rotated": {"bits": self.uplink_bits},
+        }
+        return options.get(self.uplink, {})
+
+    def make_uplink(self):
+        """The `omc.learning.uplinks.Uplink`."""
+        return uplinks.NAMED[self.uplink](**self.uplink_options)
+
+    def make_downlink(self):
+        """The `omc.learning.downlinks.Downlink`."""
+        options = {
+            "coded": {"bits": self.downlink_bits},
+            "changes": {"bits": self.downlink_bits, "window": self.window},
+        }
+        return downlinks.NAMED[self.downlink](**options.get(self.downlink, {}))
 
     def policy(self, seed):
         """The `omc.Policy` of one run; FP32 for method fp32."""
@@ -165,7 +195,7 @@ def check(settings, out):
         settings: `Settings` as the user gave them.
         out: Folder for the results.
     """
-    for find in (_wrong_name, _wrong_number, _wrong_widths, _wrong_init, _wrong_task):
+    for find in (_wrong_name, _wrong_number, _wrong_links, _wrong_init, _wrong_task):
         problem = find(settings)
         if problem:
             return problem
@@ -196,7 +226,8 @@ def _wrong_name(settings):
         "task": sorted(TASKS),
         "method": METHODS,
         "rounding": ROUNDINGS,
-        "uplink": UPLINKS,
+        "uplink": tuple(uplinks.NAMED),
+        "downlink": tuple(downlinks.NAMED),
         "transform": TRANSFORMS,
     }
     for flag, values in allowed.items():
@@ -219,11 +250,20 @@ _RANGES = (
     (("fraction",), lambda v: 0 <= v <= 1, "a number from 0 to 1"),
     (("dropout", "stragglers"), lambda v: 0 <= v < 1, "a number from 0 to below 1"),
     (
-        ("rounds", "clients", "clients_per_round", "repeats", "evaluate_every", "stop_after"),
+        (
+            "rounds",
+            "clients",
+            "clients_per_round",
+            "repeats",
+            "evaluate_every",
+            "stop_after",
+            "window",
+        ),
         lambda v: v >= 1,
         "at least 1",
     ),
-    (("alpha", "learning_rate"), lambda v: 0 < v < math.inf, "a number above 0"),
+    (("uplink_bits",), lambda v: 1 <= v <= 4, "1 to 4"),
+    (("alpha", "learning_rate", "target_error"), lambda v: 0 < v < math.inf, "a number above 0"),
     (("target",), lambda v: 0 < v <= 1, "an accuracy above 0, at most 1"),
     (("seed",), lambda v: v >= 0, "at least 0"),
     (("checkpoint_seconds",), lambda v: 0 <= v < math.inf, "a number of seconds from 0"),
@@ -249,11 +289,21 @@ def out_of_range(settings, ranges):
     return None
 
 
-def _wrong_widths(settings):
+def _wrong_links(settings):
     try:
-        settings.client_widths  # noqa: B018
+        widths, policy = settings.client_widths, settings.policy(settings.seed)
+        downlink = settings.make_downlink()
+        if settings.method == "omc":
+            downlink.check(policy, widths)
+            settings.make_uplink().check(policy, widths)
+        elif (settings.uplink, settings.downlink) != (Settings.uplink, Settings.downlink):
+            flag = "uplink" if settings.uplink != Settings.uplink else "downlink"
+            return refusal(flag, "none with method fp32", getattr(settings, flag))
     except OmcError as error:
         return as_line(error)
+    if settings.downlink_bits is not None and settings.downlink == "codes":
+        expected = "none with --downlink=codes (coded and changes send fewer bits)"
+        return refusal("downlink_bits", expected, settings.downlink_bits)
     return None
 
 

@@ -78,9 +78,28 @@ def _define_flags():
     )
     string(
         "uplink",
-        "What a client sends: weights (the trained weights as it holds them) or update (what "
-        "changed, rounded without bias).",
+        "What a client sends: weights (the trained weights as it holds them), update (what "
+        "changed, rounded without bias), dithered (what changed, in about a bit a weight, coded) "
+        "or rotated (EDEN: --uplink_bits a weight, not coded). docs/uplinks.md tells more.",
     )
+    number(
+        "target_error",
+        "With --uplink=dithered: squared error that is left in the mean over --clients_per_round, "
+        "relative to one client's change.",
+    )
+    integer("uplink_bits", "With --uplink=rotated: bits a weight, 1 to 4.")
+    string(
+        "downlink",
+        "What a client gets: codes (the weights as it stores them), coded (the same, entropy "
+        "coded) or changes (what changed since the version that the device holds). "
+        "docs/downlinks.md tells more.",
+    )
+    integer(
+        "downlink_bits",
+        "With --downlink=coded or changes: bits that are sent of each weight, fewer than --format "
+        "stores; all by default.",
+    )
+    integer("window", "With --downlink=changes: versions that the server remembers.")
     string(
         "widths",
         "Bits at which clients hold, train and send the model with method omc, such as 8,4,2: each "

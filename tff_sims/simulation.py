@@ -7,6 +7,7 @@ from absl import logging
 
 from omc.errors import OmcError, WorkerError
 from omc.learning import traffic
+from omc.learning.models import ModelPlan
 from tff_sims.checkpoints import Checkpoints, Progress
 from tff_sims.client_process import measure_client
 from tff_sims.evaluation import evaluate, evaluate_widths
@@ -80,7 +81,7 @@ def _train(settings, folder, on_round, workers):
     before, total = [], settings.rounds * settings.repeats
     with runtime(workers):
         for seed in settings.seeds:
-            run = _Run(settings, seed, folder)
+            run = _Run(settings, seed, folder, workers)
             releases = Releases(folder.path, settings, before + run.progress.rows)
             while not run.ended:
                 row = run.step()
@@ -98,12 +99,14 @@ class _Run:
         progress: `Progress` so far.
     """
 
-    def __init__(self, settings, seed, folder):
+    def __init__(self, settings, seed, folder, workers):
         self._settings = settings
         self._seed = seed
         self._folder = folder
         self._task = settings.make_task(seed)
-        self._process = build_process(settings, seed, self._task)
+        # Before the model: Keras lets none be called that is older than one built in a graph.
+        self._plan = ModelPlan.of(self._task.model_fn, settings.policy(seed))
+        self._process = build_process(settings, seed, self._task, workers)
         state = self._process.initialize()
         self._model = self._task.build_model()
         self._checkpoints = Checkpoints(folder.checkpoints(seed), settings.checkpoint_seconds)
@@ -179,7 +182,12 @@ class _Run:
 
     def _evaluate(self, state, number):
         self._weights(state).assign_weights_to(self._model)
-        return evaluate(self._task, self._model, self._settings.policy(self._seed), number)
+        if self._settings.method == "fp32":
+            master = self._task.evaluate(self._model)
+            return master, master
+        memory = state.distributor["memory"]
+        downlink = self._settings.make_downlink()
+        return evaluate(self._task, self._model, self._plan, downlink, memory, number)
 
     def _by_width(self, state):
         widths = self._settings.client_widths
@@ -228,6 +236,7 @@ def _client_memory(settings, task):
             task.largest_client,
             settings.learning_rate or task.learning_rate,
             settings.uplink,
+            settings.uplink_options,
         )
     except OmcError as error:  # Hours of training are not to be lost for it.
         logging.warning("the summary goes without a client's memory: %s", error)

@@ -37,7 +37,12 @@ def serve(count, port, host):
         WorkerError: A worker did not come up.
     """
     # Not before the arguments are known to be right: TensorFlow takes a while.
-    from omc.learning.worker_processes import running_workers, sigterm_exits, workers
+    from omc.learning.worker_processes import (
+        running_workers,
+        sigterm_exits,
+        why_without_ops,
+        workers,
+    )
 
     ports = range(port, port + count)
     with sigterm_exits(), running_workers(ports):
@@ -46,6 +51,9 @@ def serve(count, port, host):
         print("\n".join(f"  {address}" for address in addresses))
         print("simulate on them with")
         print(f"  python -m tff_sims.simulate --workers={','.join(addresses)} --out=runs/remote")
+        why = why_without_ops()
+        if why is not None:
+            print(f"Without OMC's native ops, so slower: {why}.")
         print("Ctrl-C ends them.", flush=True)
         while len(running := workers()) == count:
             time.sleep(0.5)

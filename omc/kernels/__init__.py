@@ -3,7 +3,8 @@
 `make setup` compiles them (`omc.kernels.build`), with loops for AVX-512, AVX2 and any processor, of
 which the best is chosen at run time (environment variable OMC_SIMD=avx2 or portable asks for less).
 They serve wherever they are there, except inside an XLA program, which takes TensorFlow's own ops
-only, and inside `pure()`.
+only, and inside `pure()`. TFF's worker, another program with a TensorFlow of its own, gets them
+from another library (`omc.kernels.worker`).
 """
 
 import contextlib
@@ -61,7 +62,7 @@ def available():
 
 def usable():
     """Whether the code being run or traced now may use them."""
-    if getattr(_local, "pure", False) or any(refuse() for refuse in _refusals):
+    if is_pure() or any(refuse() for refuse in _refusals):
         return False
     if not available():
         return False
@@ -76,12 +77,17 @@ def pure():
 
     For graphs that go where the native ops are not: exported models, other machines.
     """
-    before = getattr(_local, "pure", False)
+    before = is_pure()
     _local.pure = True
     try:
         yield
     finally:
         _local.pure = before
+
+
+def is_pure():
+    """Whether this thread is inside `pure()`."""
+    return getattr(_local, "pure", False)
 
 
 def refuse_when(condition):

@@ -129,20 +129,22 @@ def _parameter_nbytes(variables):
     return tf.add_n(sizes)
 
 
-def train_client(federation, payload, dataset, round_number, client):
+def train_client(federation, payload, held, choices, dataset, round_number, client):
     """One client's round, traced inside a TFF computation.
 
     Args:
         federation: `Federation`.
         payload: List of tensors, what the client got.
+        held: List of tensors, what it held before; None where that is nothing.
+        choices: List of int32 scalars, as the downlink made them.
         dataset: tf.data.Dataset of batches.
         round_number, client: int32 scalars.
 
     Returns:
         (`ClientResult`, unfinalized metrics, counts).
     """
-    plan, downlink = federation.plan, federation.downlink
-    received = downlink.receive(plan, payload, downlink.choices(plan, round_number, client))
+    plan = federation.plan
+    received = federation.downlink.receive(plan, payload, held, choices)
     trainer = ClientTrainer(plan, received, federation.local_optimizer, federation.uplink)
     result, weight, metrics, stats = trainer.train(received, dataset, round_number, client)
     counts = byte_counts.of_client(stats, models.serialized_nbytes(payload), plan.widths, client)

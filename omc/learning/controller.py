@@ -11,9 +11,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from omc.errors import InputError
 from omc.learning import aggregators, byte_counts, identities, models, processes
 from omc.learning.client_works import train_client
 from omc.learning.federation import Federation
+from omc.learning.forms import Forms
 from omc.learning.runtime import current_runtime
 
 State = processes.State
@@ -54,24 +56,24 @@ def build_controlled_fed_avg(
         widths,
         downlink,
     )
-    work = _build_work(federation)
-    metrics_type = work.type_signature.result.member[1]
-
-    @tff.federated_computation(tff.FederatedType(metrics_type, tff.CLIENTS))
-    def finalize_metrics(metrics):
-        return federation.metrics_aggregation(metrics)
-
-    work = tff.backends.native.desugar_and_transform_to_native(work)
-    return ControlledFedAvg(federation, work, finalize_metrics)
+    if federation.downlink.remembers:
+        expected = "one whose clients hold no versions, such as 'coded', in a controlled process"
+        tip = "build_weighted_fed_avg serves it: held versions would cross to the workers again."
+        raise InputError("downlink", expected, federation.downlink, tip)
+    return ControlledFedAvg(federation)
 
 
 def _build_work(federation):
-    """The workers' computation; all of it is CLIENTS-placed."""
+    """(clients' work, in native form, all of it CLIENTS-placed; names of its counts; metrics')."""
+    federation.check_workers()
     payload_type, data_type = federation.payload_type, federation.data_type
 
     @tff.tensorflow.computation(payload_type, data_type, np.int32, np.int32)
     def train(payload, dataset, client, round_number):
-        return train_client(federation, list(payload.values()), dataset, round_number, client)
+        payload = list(payload.values())
+        choices = federation.downlink.choices(federation.plan, (), round_number, client)
+        nothing = [None] * len(payload)
+        return train_client(federation, payload, nothing, choices, dataset, round_number, client)
 
     @tff.federated_computation(
         tff.FederatedType(payload_type, tff.CLIENTS),
@@ -82,7 +84,15 @@ def _build_work(federation):
     def work(payloads, data, clients, rounds):
         return tff.federated_map(train, (payloads, data, clients, rounds))
 
-    return work
+    metrics_type, counts_type = work.type_signature.result.member[1:]
+
+    @tff.federated_computation(tff.FederatedType(metrics_type, tff.CLIENTS))
+    def finalize_metrics(metrics):
+        return federation.metrics_aggregation(metrics)
+
+    work = tff.backends.native.desugar_and_transform_to_native(work)
+    # The runtime leaves names out of results.
+    return work, tff.structure.name_list(counts_type), finalize_metrics
 
 
 class ControlledFedAvg:
@@ -92,25 +102,23 @@ class ControlledFedAvg:
     structure of `build_weighted_fed_avg`'s, of numpy values.
     """
 
-    def __init__(self, federation, work, finalize_metrics):
+    def __init__(self, federation):
         """Use `build_controlled_fed_avg`.
 
         Args:
             federation: `Federation`.
-            work: Computation of one client's round, in native form.
-            finalize_metrics: Computation from the clients' unfinalized metrics to the round's.
         """
         plan, downlink = federation.plan, federation.downlink
         self._federation = federation
-        self._work = work
-        # The runtime leaves names out of results.
-        self._counts = tff.structure.name_list(work.type_signature.result.member[2])
-        self._finalize_metrics = finalize_metrics
+        self._forms = Forms(lambda: _build_work(federation))
+        self._forms.current()  # So that mistakes show at once.
         self._optimizer = federation.server_optimizer
         self._sum = aggregators.WeightedSum(federation)
-        self._offer = tf.function(lambda *values: downlink.offer(plan, values), autograph=False)
+        self._offer = tf.function(
+            lambda *values: downlink.offer(plan, values, ())[0], autograph=False
+        )
         self._choices = tf.function(
-            lambda *words: tf.stack(downlink.choices(plan, *words)), autograph=False
+            lambda *words: tf.stack(downlink.choices(plan, (), *words)), autograph=False
         )
 
     def initialize(self):
@@ -122,7 +130,7 @@ class ControlledFedAvg:
             tff.learning.models.ModelWeights(
                 [w.numpy() for w in weights.trainable], [w.numpy() for w in weights.non_trainable]
             ),
-            np.int32(0),
+            _round(0),
             (),
             (),
             _to_numpy(self._optimizer.initialize(specs)),
@@ -145,18 +153,19 @@ class ControlledFedAvg:
             InputError: No runtime surrounds the call.
         """
         runtime = current_runtime()
+        work, names, finalize_metrics = self._forms.current()
         before = _crossed(runtime)
-        weights = state.global_model_weights
+        weights, number = state.global_model_weights, np.int32(state.distributor["round"])
         values = [*weights.trainable, *weights.non_trainable]
-        offers, distortion = _to_numpy(self._offer(*map(tf.convert_to_tensor, values)))
-        arguments = self._arguments(offers, np.int32(state.distributor), client_data)
+        offer = _to_numpy(self._offer(*map(tf.convert_to_tensor, values)))
+        arguments = self._arguments(offer.sent, number, client_data)
         counts, metrics = collections.Counter(), []
         self._sum.take()  # A round that failed may have left something.
-        for result, client_metrics, client_counts in runtime.map(self._work, arguments):
+        for result, client_metrics, client_counts in runtime.map(work, arguments):
             update, weight = result
             self._sum.add(list(update), weight)
             metrics.append(tff.structure.to_odict_or_tuple(client_metrics))
-            counts.update(dict(zip(self._counts, client_counts)))
+            counts.update(dict(zip(names, client_counts)))
         mean, total_weight = self._sum.take()
         new_weights, new_optimizer, rejected = self._step(state, mean, total_weight)
         client_work = collections.OrderedDict()
@@ -164,14 +173,12 @@ class ControlledFedAvg:
             client_work["traffic"] = _to_numpy(
                 byte_counts.summarize(counts, self._federation.plan.widths)
             )
-            client_work["train"] = runtime.call(self._finalize_metrics, metrics)
+            client_work["train"] = runtime.call(finalize_metrics, metrics)
         link = {key: count - before[key] for key, count in _crossed(runtime).items()}
         return tff.learning.templates.LearningProcessOutput(
-            State(new_weights, np.int32(state.distributor + 1), (), (), new_optimizer),
+            State(new_weights, _round(number + 1), (), (), new_optimizer),
             collections.OrderedDict(
-                distributor=collections.OrderedDict(
-                    distortion=distortion, round=np.int32(state.distributor)
-                ),
+                distributor=collections.OrderedDict(distortion=offer.distortion, round=number),
                 client_work=client_work,
                 aggregator=collections.OrderedDict(total_weight=total_weight.numpy()),
                 finalizer=collections.OrderedDict(update_non_finite=np.int32(rejected)),
@@ -192,11 +199,11 @@ class ControlledFedAvg:
             weights, state.distributor, state.client_work, state.aggregator, state.finalizer
         )
 
-    def _arguments(self, offers, round_number, client_data):
+    def _arguments(self, sent, round_number, client_data):
         for dataset in client_data:
             client = np.int32(identities.client_id(dataset))
             choices = self._choices(tf.constant(round_number), tf.constant(client)).numpy()
-            chosen = [tensors[choice] for tensors, choice in zip(offers, choices)]
+            chosen = [tensors[choice] for tensors, choice in zip(sent, choices)]
             yield models.payload(chosen), dataset, client, round_number
 
     def _step(self, state, mean, total_weight):
@@ -211,6 +218,11 @@ class ControlledFedAvg:
         )
         moved = tff.learning.models.ModelWeights(_to_numpy(moved), weights.non_trainable)
         return moved, _to_numpy(optimizer), False
+
+
+def _round(number):
+    """State of the downlink: nothing to remember."""
+    return collections.OrderedDict(memory=(), round=np.int32(number))
 
 
 def _crossed(runtime):

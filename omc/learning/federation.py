@@ -6,11 +6,12 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.errors import InputTypeError
+from omc.errors import InputError, InputTypeError
 from omc.learning import downlinks, models, uplinks
 from omc.learning.downlinks import Downlink
 from omc.learning.local_optimizer import LocalOptimizer
 from omc.learning.models import ModelPlan
+from omc.learning.runtime import workers_have_ops
 from omc.learning.uplinks import Uplink
 
 
@@ -57,7 +58,8 @@ class Federation:
         client_optimizer = _checked("client_optimizer_fn", client_optimizer_fn, 0.1)
         server_optimizer = _checked("server_optimizer_fn", server_optimizer_fn, 1.0)
         plan = ModelPlan.of(model_fn, policy, widths)
-        uplink.check(plan.policy, plan.widths)
+        for link in (downlink, uplink):
+            link.check(plan.policy, plan.widths)
         with tf.Graph().as_default():
             model = model_fn()
             aggregate = metrics_aggregator or tff.learning.metrics.sum_then_finalize
@@ -72,6 +74,18 @@ class Federation:
             metrics_aggregation,
             data_type,
         )
+
+    def check_workers(self):
+        """Refuses coded links where the workers of the current runtime cannot code.
+
+        Raises:
+            InputError: `downlink` or `uplink` needs the native ops.
+        """
+        for argument, link in (("downlink", self.downlink), ("uplink", self.uplink)):
+            if link.needs_native_ops and not workers_have_ops():
+                expected = f"workers with OMC's native ops for {link}"
+                tip = "build the process inside of local_runtime(); make setup compiles the ops."
+                raise InputError(argument, expected, "none", tip)
 
     @property
     def payload_type(self):

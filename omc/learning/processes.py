@@ -3,11 +3,13 @@
 import collections
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from omc.learning import aggregators, byte_counts, downlinks, identities, models
 from omc.learning.client_works import train_client
 from omc.learning.federation import Federation
+from omc.learning.forms import LearningProcess
 
 State = tff.learning.templates.LearningAlgorithmState
 
@@ -53,7 +55,8 @@ def build_weighted_fed_avg(
             Overridden variables keep their format, and what partial quantization leaves out comes
             in float32 at every width.
         downlink: What clients get: an `omc.learning.downlinks.Downlink`, or a name: "codes" (the
-            buffers as the client stores them) or "coded" (the same, entropy coded).
+            buffers as the client stores them), "coded" (the same, entropy coded) or "changes"
+            (what changed since the version that a device holds). docs/downlinks.md tells more.
 
     Returns:
         `tff.learning.templates.LearningProcess`. Its metrics hold, under "client_work"/"traffic",
@@ -63,7 +66,8 @@ def build_weighted_fed_avg(
     Raises:
         InputTypeError: An argument of the wrong type.
         InputError: Unknown `uplink` or `downlink`, or "weights" with widths below the policy's; an
-            override that matches no variable; `widths` that the policy's format does not have.
+            override that matches no variable; `widths` that the policy's format does not have;
+            coded links outside of a runtime whose workers have the native ops.
         FormatError: Unknown format.
     """
     federation = Federation.of(
@@ -76,9 +80,17 @@ def build_weighted_fed_avg(
         widths,
         downlink,
     )
-    weights_type = models.weights_type(federation.plan)
+    return LearningProcess(lambda: _compose(federation))
+
+
+def _compose(federation):
+    """The process, traced for the workers of the current runtime."""
+    federation.check_workers()
+    weights_type, downlink = models.weights_type(federation.plan), federation.downlink
     pack = _build_pack(federation)
-    clients = _build_client_work(federation, pack.type_signature.result[0])
+    memory_type, offer_type = pack.type_signature.parameter[1], pack.type_signature.result[0]
+    clients = _build_client_work(federation, offer_type)
+    remember = _build_memory(federation, memory_type)
     answer_type = clients.type_signature.result[0].member.update
     aggregator = aggregators.build_aggregator(federation, answer_type)
     finalizer = tff.learning.templates.build_apply_optimizer_finalizer(
@@ -87,7 +99,7 @@ def build_weighted_fed_avg(
 
     @tff.tensorflow.computation
     def initial_weights():
-        model = model_fn()
+        model = federation.plan.model_fn()
         return tff.learning.models.ModelWeights(
             trainable=[v.read_value() for v in model.trainable_variables],
             non_trainable=[v.read_value() for v in model.non_trainable_variables],
@@ -99,16 +111,18 @@ def build_weighted_fed_avg(
     def gradient_of(weights, mean, total_weight):
         return federation.pseudo_gradient(weights.trainable, mean, total_weight)
 
-    @tff.tensorflow.computation(np.int32)
-    def increment(round_number):
-        return round_number + 1
+    @tff.tensorflow.computation
+    def initial_round():
+        return collections.OrderedDict(
+            memory=downlink.memory(federation.plan), round=tf.constant(0)
+        )
 
     @tff.federated_computation
     def initialize():
         return tff.federated_zip(
             State(
                 tff.federated_eval(initial_weights, tff.SERVER),
-                tff.federated_value(0, tff.SERVER),
+                tff.federated_eval(initial_round, tff.SERVER),
                 tff.federated_value((), tff.SERVER),
                 aggregator.initialize(),
                 finalizer.initialize(),
@@ -119,19 +133,24 @@ def build_weighted_fed_avg(
         initialize.type_signature.result, tff.FederatedType(federation.data_type, tff.CLIENTS)
     )
     def next_fn(state, client_data):
-        weights, round_number = state.global_model_weights, state.distributor
-        offers, distortion = tff.federated_map(pack, weights)
-        result, work_measurements = clients(
-            tff.federated_broadcast(offers), tff.federated_broadcast(round_number), client_data
+        weights, round_number = state.global_model_weights, state.distributor["round"]
+        offer, memory, distortion = tff.federated_map(
+            pack, (weights, state.distributor["memory"], round_number)
         )
+        result, work_measurements = clients(tff.federated_broadcast(offer), client_data)
         up = aggregator.next(state.aggregator, result.update, result.update_weight)
         gradient = tff.federated_map(
             gradient_of, (weights, up.result, up.measurements.total_weight)
         )
         final = finalizer.next(state.finalizer, weights, gradient)
-        next_round = tff.federated_map(increment, round_number)
         new_state = tff.federated_zip(
-            State(final.result, next_round, state.client_work, up.state, final.state)
+            State(
+                final.result,
+                remember(memory, round_number, client_data),
+                state.client_work,
+                up.state,
+                final.state,
+            )
         )
         metrics = tff.federated_zip(
             collections.OrderedDict(
@@ -163,18 +182,29 @@ def build_weighted_fed_avg(
 
 
 def _build_pack(federation):
-    """Computation from the master to (what the server offers, its distortion)."""
+    """Computation from (master, memory, round) to (all that clients get, memory, distortion)."""
+    plan, downlink = federation.plan, federation.downlink
 
-    @tff.tensorflow.computation(models.weights_type(federation.plan))
-    def pack(weights):
+    @tff.tensorflow.computation
+    def memory():
+        return downlink.memory(plan)
+
+    @tff.tensorflow.computation(models.weights_type(plan), memory.type_signature.result, np.int32)
+    def pack(weights, memory, round_number):
         values = [*weights.trainable, *weights.non_trainable]
-        offers, distortion = federation.downlink.offer(federation.plan, values)
-        return models.payload(map(models.payload, offers)), distortion
+        offer, new_memory = downlink.offer(plan, values, memory)
+        everything = collections.OrderedDict(
+            held=models.payload(map(models.payload, offer.held)),
+            known=downlink.known_to_clients(memory),
+            round=round_number,
+            sent=models.payload(map(models.payload, offer.sent)),
+        )
+        return everything, new_memory, offer.distortion
 
     return pack
 
 
-def _build_client_work(federation, offers_type):
+def _build_client_work(federation, offer_type):
     """The clients' half of a round: each takes its own of what is offered, and trains on it.
 
     Everything that is offered reaches the simulated client, which touches its own alone; what it
@@ -182,25 +212,26 @@ def _build_client_work(federation, offers_type):
     """
     plan, downlink = federation.plan, federation.downlink
 
-    @tff.tensorflow.computation(offers_type, np.int32, federation.data_type)
-    def work(offers, round_number, dataset):
-        client = identities.id_of(dataset)
-        alternatives = [list(tensors.values()) for tensors in offers.values()]
-        choices = downlink.choices(plan, round_number, client)
-        payload = downlinks.pick(alternatives, choices)
-        return train_client(federation, payload, dataset, round_number, client)
+    @tff.tensorflow.computation(offer_type, federation.data_type)
+    def work(offer, dataset):
+        client, round_number = identities.id_of(dataset), offer["round"]
+        choices = downlink.choices(plan, offer["known"], round_number, client)
+        payload, held = (
+            downlinks.pick([list(t.values()) for t in offer[name].values()], choices)
+            for name in ("sent", "held")
+        )
+        return train_client(federation, payload, held, choices, dataset, round_number, client)
 
     @tff.tensorflow.computation(work.type_signature.result[2])
     def summary(counts):
         return byte_counts.summarize(counts, plan.widths)
 
     @tff.federated_computation(
-        tff.FederatedType(offers_type, tff.CLIENTS, all_equal=True),
-        tff.FederatedType(np.int32, tff.CLIENTS, all_equal=True),
+        tff.FederatedType(offer_type, tff.CLIENTS, all_equal=True),
         tff.FederatedType(federation.data_type, tff.CLIENTS),
     )
-    def next_fn(offers, round_number, data):
-        result, metrics, counts = tff.federated_map(work, (offers, round_number, data))
+    def next_fn(offer, data):
+        result, metrics, counts = tff.federated_map(work, (offer, data))
         measurements = tff.federated_zip(
             collections.OrderedDict(
                 traffic=tff.federated_map(summary, tff.federated_sum(counts)),
@@ -210,3 +241,52 @@ def _build_client_work(federation, offers_type):
         return result, measurements
 
     return next_fn
+
+
+def _build_memory(federation, memory_type):
+    """Federated function from (memory, round, clients' data) to the downlink's next state."""
+    downlink = federation.downlink
+
+    @tff.tensorflow.computation(memory_type, np.int32)
+    def next_round(memory, round_number):
+        return collections.OrderedDict(memory=memory, round=round_number + 1)
+
+    if not downlink.remembers:
+        return lambda memory, number, data: tff.federated_map(next_round, (memory, number))
+    count = downlink.devices
+
+    @tff.tensorflow.computation(federation.data_type)
+    def identify(dataset):
+        return identities.id_of(dataset)
+
+    @tff.tensorflow.computation
+    def nobody():
+        return tf.fill([count], -1)
+
+    ids_type = nobody.type_signature.result
+
+    @tff.tensorflow.computation(ids_type, np.int32)
+    def add(ids, client):
+        return tf.concat([ids[1:], [client]], axis=0)
+
+    @tff.tensorflow.computation(ids_type, ids_type)
+    def merge(left, right):
+        both = tf.concat([left, tf.boolean_mask(right, right >= 0)], axis=0)
+        return tf.ensure_shape(both[-count:], [count])
+
+    @tff.tensorflow.computation(ids_type)
+    def report(ids):
+        return ids
+
+    @tff.tensorflow.computation(memory_type, np.int32, ids_type)
+    def after(memory, round_number, ids):
+        return downlink.took_part(memory, round_number, ids)
+
+    def remember(memory, round_number, data):
+        ids = tff.federated_aggregate(
+            tff.federated_map(identify, data), nobody(), add, merge, report
+        )
+        memory = tff.federated_map(after, (memory, round_number, ids))
+        return tff.federated_map(next_round, (memory, round_number))
+
+    return remember

@@ -2,6 +2,10 @@
 
 Inside `local_runtime()` or `remote_runtime(workers)` any TFF computation can be called, and the
 processes of `omc.learning.controller` find the workers to give clients' work to.
+
+What TFF traces inside uses OMC's native ops if all workers have them, which each shows on
+connecting (`omc.learning.worker_ops`); if not, one line says so and why, and TensorFlow's own ops
+serve, with the same results to the bit.
 """
 
 import asyncio
@@ -12,6 +16,7 @@ import queue
 from concurrent import futures
 
 import tensorflow_federated as tff
+from absl import logging
 from tensorflow_federated.python.core.environments.tensorflow_frontend import (
     tensorflow_computation,
     tensorflow_computation_context,
@@ -19,9 +24,10 @@ from tensorflow_federated.python.core.environments.tensorflow_frontend import (
 from tensorflow_federated.python.core.impl.context_stack import set_default_context
 
 from omc import kernels
-from omc.errors import InputError
+from omc.errors import InputError, WorkerError
 from omc.learning import links as links_lib
-from omc.learning.worker_processes import running_workers, sigterm_exits
+from omc.learning import worker_ops
+from omc.learning.worker_processes import running_workers, sigterm_exits, why_without_ops
 
 CLIENTS_AT_ONCE = 4
 """Clients that one worker trains at the same time in `Runtime.map`."""
@@ -42,8 +48,9 @@ def local_runtime():
     Raises:
         WorkerError: From computations inside, when the worker died.
     """
-    with sigterm_exits(), running_workers() as addresses, _running(addresses) as runtime:
-        yield runtime
+    with sigterm_exits(), running_workers() as addresses:
+        with _running(addresses, why_without_ops()) as runtime:
+            yield runtime
 
 
 @contextlib.contextmanager
@@ -87,33 +94,47 @@ def current_runtime():
     return _RUNTIMES[-1]
 
 
+def workers_have_ops():
+    """Whether what is traced now for the current runtime's workers may use OMC's native ops.
+
+    False outside of a runtime, where one worker lacks them, and inside `omc.kernels.pure()`. What
+    has no pure path in a worker, such as the entropy coder, needs this to be True.
+    """
+    runtime = _RUNTIMES[-1] if _RUNTIMES else None
+    return runtime is not None and runtime.native_ops and not kernels.is_pure()
+
+
 class Runtime:
     """Connected workers.
 
     Attributes:
         links: `omc.learning.links.Link`s, one a worker.
+        native_ops: Whether all of them compute with OMC's native ops.
         context: TFF's context for whole computations. Over several workers TFF sends server state
             along with the clients' data, and merges what comes back.
     """
 
-    def __init__(self, links):
+    def __init__(self, links, native_ops=False):
         """Makes contexts and lanes.
 
         Args:
             links: Non-empty list of `Link`s that answer.
+            native_ops: Whether `omc.learning.worker_ops.missing` finds nothing.
         """
         self.links = links
-        self._first = tff.framework.SyncExecutionContext(**_context_arguments(links[0]))
+        self.native_ops = native_ops
+        self._first = tff.framework.SyncExecutionContext(**self._context_arguments(links[0]))
         self.context = self._first
         if len(links) > 1:
+            arguments = map(self._context_arguments, links)
             self.context = tff.backends.native.create_mergeable_comp_execution_context(
-                [tff.framework.AsyncExecutionContext(**_context_arguments(link)) for link in links]
+                [tff.framework.AsyncExecutionContext(**named) for named in arguments]
             )
         self._lanes = queue.SimpleQueue()
         self._count = CLIENTS_AT_ONCE * len(links)
         for _ in range(CLIENTS_AT_ONCE):  # Alternating, so that few clients use all workers too.
             for link in links:
-                self._lanes.put(_Lane(link))
+                self._lanes.put(_Lane(link, self._check))
 
     def call(self, computation, *arguments):
         """Calls a TFF computation on the first worker, whatever surrounds the call."""
@@ -156,12 +177,41 @@ class Runtime:
         finally:
             self._lanes.put(lane)
 
+    def _check(self, computation):
+        """Returns the computation, unless workers would fail for want of the ops."""
+        if self.native_ops or not worker_ops.used_in(computation):
+            return computation
+        raise WorkerError(
+            "workers", "workers with OMC's native ops, for which the computation was traced",
+            "one without them", "build the process inside of the runtime that it runs in.",
+        )  # fmt: skip
+
+    def _context_arguments(self, link):
+        def stack(cardinalities):
+            cardinalities.setdefault(tff.CLIENTS, 0)
+            executor = tff.framework.RemoteExecutor(link, dispose_batch_size=1)
+            executor.set_cardinalities(cardinalities)
+            return executor
+
+        def compiled(computation):
+            computation = self._check(computation)
+            return tff.backends.native.desugar_and_transform_to_native(computation)
+
+        return dict(
+            executor_fn=tff.framework.ResourceManagingExecutorFactory(stack),
+            compiler_fn=compiled,
+            # Private TFF: its own contexts have it from there.
+            transform_args=tensorflow_computation.transform_args,
+            transform_result=tensorflow_computation.transform_result,
+        )
+
 
 class _Lane:
     """One client at a time on one worker."""
 
-    def __init__(self, link):
+    def __init__(self, link, check):
         self._link = link
+        self._check = check
         self._executor = None
         self._computation = None
         self._program = None
@@ -178,7 +228,7 @@ class _Lane:
             self._executor.set_cardinalities({tff.CLIENTS: 1})
         executor, signature = self._executor, computation.type_signature
         if self._computation is not computation:
-            self._program = await executor.create_value(computation, signature)
+            self._program = await executor.create_value(self._check(computation), signature)
             self._computation = computation
         values = [
             await executor.create_value([value], kind)
@@ -201,27 +251,16 @@ def _oldest(pending):
         futures.wait(running, return_when=futures.FIRST_COMPLETED)
 
 
-def _context_arguments(link):
-    def stack(cardinalities):
-        cardinalities.setdefault(tff.CLIENTS, 0)
-        executor = tff.framework.RemoteExecutor(link, dispose_batch_size=1)
-        executor.set_cardinalities(cardinalities)
-        return executor
-
-    return dict(
-        executor_fn=tff.framework.ResourceManagingExecutorFactory(stack),
-        compiler_fn=tff.backends.native.desugar_and_transform_to_native,
-        # Private TFF: its own contexts have it from there.
-        transform_args=tensorflow_computation.transform_args,
-        transform_result=tensorflow_computation.transform_result,
-    )
-
-
 @contextlib.contextmanager
-def _running(addresses):
+def _running(addresses, why=None):
+    """Context of a runtime; `why` its workers were started without the ops, if that is known."""
     links = links_lib.open_links(addresses)
     try:
-        runtime = Runtime(links)
+        missing = {"": why} if why else worker_ops.missing(links)
+        if missing:
+            reasons = "; ".join(sorted({f"{key} {why}".strip() for key, why in missing.items()}))
+            logging.warning("no native ops in TFF's workers, which compute slower: %s", reasons)
+        runtime = Runtime(links, native_ops=not missing)
         _RUNTIMES.append(runtime)
         try:
             with tff.framework.get_context_stack().install(runtime.context):
@@ -232,13 +271,14 @@ def _running(addresses):
         links_lib.close_links(links)
 
 
-def _traced_for_a_worker():
+def _traced_for_workers_without():
     # Private TFF: nothing public names the context that a computation is traced in.
     current = tff.framework.get_context_stack().current
-    return isinstance(current, tensorflow_computation_context.TensorFlowComputationContext)
+    if not isinstance(current, tensorflow_computation_context.TensorFlowComputationContext):
+        return False
+    return not (workers_have_ops() or worker_ops.probing())
 
 
-# TFF's worker loads no ops of ours.
-kernels.refuse_when(_traced_for_a_worker)
+kernels.refuse_when(_traced_for_workers_without)
 # Or TFF's own context would go, with an error message, after the modules it ends its worker with.
 atexit.register(set_default_context.set_no_default_context)

@@ -17,6 +17,7 @@ import psutil
 import tensorflow_federated as tff
 
 from omc.errors import InputError
+from omc.kernels import worker
 from omc.learning.links import Link
 
 MARK = "OMC_RUNTIME"
@@ -102,6 +103,15 @@ def workers():
     return found
 
 
+def why_without_ops():
+    """Why workers started here go without OMC's native ops, a str; None where they have them."""
+    try:
+        worker.environment()
+    except worker.Unavailable as reason:
+        return str(reason)
+    return None
+
+
 def _free(ports):
     """Ports that are free and differ: those given, and any for each None."""
     # Tried here, for the worker would share a port with another one instead of failing.
@@ -127,10 +137,14 @@ def _socket():
 
 
 def _start(port):
+    try:
+        ops = worker.environment()
+    except worker.Unavailable:  # A runtime on it finds that out, and says so.
+        ops = {}
     return subprocess.Popen(
         [_BINARY, f"--port={port}"],
         stdin=subprocess.DEVNULL,
-        env={**_MALLOC, **os.environ},
+        env={**_MALLOC, **os.environ, **ops},  # Its own alone: nothing here or beside it has them.
         start_new_session=True,  # A Ctrl-C in the terminal is the program's to handle.
     )
 

@@ -1,11 +1,12 @@
 """Downlinks: how weights reach the clients, one kind a file; docs/downlinks.md tells them apart."""
 
 from omc.errors import InputError, InputTypeError
-from omc.learning.downlinks.base import Downlink, pick
+from omc.learning.downlinks.base import Downlink, Offer, delivered, pick
+from omc.learning.downlinks.changes import Changes
 from omc.learning.downlinks.coded import Coded
 from omc.learning.downlinks.codes import Codes
 
-NAMED = {"codes": Codes, "coded": Coded}
+NAMED = {"codes": Codes, "coded": Coded, "changes": Changes}
 """Short forms of `downlink=` -> class."""
 
 
@@ -25,4 +26,14 @@ def resolve(downlink):
     return downlink
 
 
-__all__ = ["NAMED", "Coded", "Codes", "Downlink", "pick", "resolve"]
+__all__ = [
+    "NAMED",
+    "Changes",
+    "Coded",
+    "Codes",
+    "Downlink",
+    "Offer",
+    "delivered",
+    "pick",
+    "resolve",
+]

@@ -1,45 +1,117 @@
-"""Downlink "coded": the same codes, entropy coded."""
+"""Downlink "coded": codes of as many bits as one likes, entropy coded."""
+
+import dataclasses
+import numbers
+from typing import Optional
 
 import tensorflow as tf
 
+from omc.codecs import Codec, to_bytes
 from omc.coding import graph as coding
-from omc.learning.downlinks.codes import Codes
+from omc.errors import InputError, InputTypeError, OmcError
+from omc.learning.downlinks.base import Downlink, Offer
+from omc.learning.downlinks.codes import distortion
+from omc.nested import extract_buffer, extracted_codec, widen_buffer
 
 
-class Coded(Codes):
-    """A client gets what `Codes` sends it, coded without loss (`omc.coding`); the rest is the same.
+@dataclasses.dataclass(frozen=True)
+class Coded(Downlink):
+    """A client gets codes that are coded without loss (`omc.coding`).
+
+    With fewer `bits` than it stores it gets the second rounding of the codes (`omc.nested`) and
+    holds its values in its own format: it trains as finely as ever from a start that is coarser.
+    The server's float32 master keeps what was rounded away, so that nothing is lost for good.
 
     Variables in float32 are sent as they are. Needs the native ops where clients train and where
     the server packs.
+
+    Attributes:
+        bits: Bits that are sent of each quantized weight, as in `omc.nested.format_at`; None for
+            all that clients store. Overridden variables keep theirs.
+
+    Raises:
+        InputTypeError: `bits` is no int.
     """
 
-    def offer(self, plan, values):
+    bits: Optional[int] = None
+    needs_native_ops = True
+
+    def __post_init__(self):
+        integer = isinstance(self.bits, numbers.Integral) and not isinstance(self.bits, bool)
+        if self.bits is not None and not integer:
+            raise InputTypeError("bits", "an int", self.bits)
+
+    def check(self, policy, widths):
+        """As `Downlink.check`.
+
+        Raises:
+            InputError: The policy's format has not so many bits, or cannot be read at fewer.
+        """
+        if self.bits is None:
+            return
+        try:
+            extracted_codec(Codec(policy.format, (1,), policy.transform is not None), self.bits)
+        except OmcError as error:
+            raise InputError("downlink", error.expected, self, error.tip) from None
+
+    def offer(self, plan, values, memory):
         """As `Downlink.offer`."""
-        offers, distortion = super().offer(plan, values)
-        coded = [
-            [coding.encode_buffer(buffer, codec) for buffer, codec in zip(buffers, codecs)]
-            if codecs
-            else buffers
-            for buffers, codecs in zip(offers, plan.alternatives)
-        ]
-        return coded, distortion
+        sent, packed = [], []
+        for planned, alternatives, value in zip(plan.planned, plan.alternatives, values):
+            codec = planned.codec
+            if codec is None:
+                sent.append([value])
+                continue
+            buffer = codec.encode(value)
+            sent.append([self._coded(planned, own, value, buffer) for own in alternatives])
+            narrow = self.sent_codec(planned, codec)
+            packed.append((value, narrow.decode(_at(narrow, codec, buffer))))
+        return Offer(sent, [[] for _ in sent], distortion(packed)), memory
 
     def specs(self, plan):
         """As `Downlink.specs`."""
         return [
-            tf.TensorSpec([None], tf.uint8) if codecs else spec
-            for spec, codecs in zip(super().specs(plan), plan.alternatives)
+            tf.TensorSpec([None], tf.uint8) if codecs else variable.buffer_spec
+            for variable, codecs in zip(plan.described, plan.alternatives)
         ]
 
-    def receive(self, plan, payload, choices):
+    def receive(self, plan, payload, held, choices):
         """As `Downlink.receive`."""
         return [
-            _decoded(data, codecs, choice) if codecs else data
-            for data, codecs, choice in zip(payload, plan.alternatives, choices)
+            self._received(planned, data, codecs, choice) if codecs else data
+            for planned, data, codecs, choice in zip(
+                plan.planned, payload, plan.alternatives, choices
+            )
         ]
 
+    def sent_codec(self, planned, own):
+        """Codec of what is sent of a variable, a `Codec`.
 
-def _decoded(data, codecs, choice):
-    if len(codecs) == 1:
-        return coding.decode_buffer(data, codecs[0])
-    return tf.switch_case(choice, [lambda c=c: coding.decode_buffer(data, c) for c in codecs])
+        Args:
+            planned: `PlannedVariable`.
+            own: `Codec` that the client stores it in.
+        """
+        if self.bits is None or not planned.partial or own.format.is_fp32:
+            return own
+        return extracted_codec(planned.codec, self.bits) if self.bits < own.format.bits else own
+
+    def _coded(self, planned, own, value, buffer):
+        if own.format.is_fp32:
+            return coding.encode_buffer(to_bytes(value), own)
+        narrow = self.sent_codec(planned, own)
+        return coding.encode_buffer(_at(narrow, planned.codec, buffer), narrow)
+
+    def _received(self, planned, data, codecs, choice):
+        def decoded(own):
+            narrow = self.sent_codec(planned, own)
+            return widen_buffer(coding.decode_buffer(data, narrow), narrow, own)
+
+        if len(codecs) == 1:
+            return decoded(codecs[0])
+        return tf.switch_case(choice, [lambda own=own: decoded(own) for own in codecs])
+
+
+def _at(narrow, codec, buffer):
+    """Buffer in a narrower codec, of one in the policy's."""
+    same = narrow.format == codec.format
+    return buffer if same else extract_buffer(buffer, codec, narrow.format.bits)

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from omc.codecs import to_bytes
-from omc.learning.downlinks.base import Downlink
+from omc.learning.downlinks.base import Downlink, Offer
 from omc.nested import extract_buffer
 
 
@@ -13,27 +13,39 @@ class Codes(Downlink):
     Each variable is quantized once a round; lower widths are read out of its codes.
     """
 
-    def offer(self, plan, values):
+    def offer(self, plan, values, memory):
         """As `Downlink.offer`."""
-        offers, error, energy = [], 0.0, 0.0
+        sent, packed = [], []
         for planned, alternatives, value in zip(plan.planned, plan.alternatives, values):
             codec = planned.codec
             if codec is None:
-                offers.append([value])
+                sent.append([value])
                 continue
-            packed = codec.encode(value)
-            offers.append([_buffer_of(own, value, codec, packed) for own in alternatives])
-            error += tf.reduce_sum(tf.square(codec.decode(packed) - value))
-            energy += tf.reduce_sum(tf.square(value))
-        return offers, tf.math.divide_no_nan(error, energy)
+            buffer = codec.encode(value)
+            sent.append([_buffer_of(own, value, codec, buffer) for own in alternatives])
+            packed.append((value, codec.decode(buffer)))
+        return Offer(sent, [[] for _ in sent], distortion(packed)), memory
 
     def specs(self, plan):
         """As `Downlink.specs`."""
         return [variable.buffer_spec for variable in plan.described]
 
-    def receive(self, plan, payload, choices):
+    def receive(self, plan, payload, held, choices):
         """As `Downlink.receive`."""
         return list(payload)
+
+
+def distortion(pairs):
+    """||Q(w) - w||^2 / ||w||^2, a float32 scalar.
+
+    Args:
+        pairs: List of (w, Q(w)).
+    """
+    error, energy = 0.0, 0.0
+    for value, read in pairs:
+        error += tf.reduce_sum(tf.square(read - value))
+        energy += tf.reduce_sum(tf.square(value))
+    return tf.math.divide_no_nan(error, energy)
 
 
 def _buffer_of(wanted, value, codec, packed):

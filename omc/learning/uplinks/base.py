@@ -90,9 +90,11 @@ class Uplink(abc.ABC):
     Attributes:
         averages: "changes", where the server reads w' - w of each client and steps along their
             mean, or "weights", where it reads weights and moves to their mean.
+        needs_native_ops: Whether it codes, which TFF's workers can only with OMC's native ops.
     """
 
     averages = "changes"
+    needs_native_ops = False
 
     def check(self, policy, widths):  # noqa: B027 - Most refuse nothing.
         """Refuses what this uplink cannot serve; by default nothing.

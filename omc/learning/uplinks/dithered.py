@@ -44,6 +44,7 @@ class Dithered(Uplink):
 
     clients: int = 1
     target_error: float = 0.05
+    needs_native_ops = True
 
     def __post_init__(self):
         if isinstance(self.clients, bool) or not isinstance(self.clients, (int, np.integer)):

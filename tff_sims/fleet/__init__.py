@@ -1,0 +1,1 @@
+"""Fleets of devices, simulated over what real runs measured: `python -m tff_sims.fleet --help`."""
