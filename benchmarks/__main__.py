@@ -17,6 +17,7 @@ BENCHMARKS = (
     "codec",
     "coding",
     "nested",
+    "progressive",
     "peers",
     "training_step",
     "layers",

@@ -1,4 +1,4 @@
-"""Parts: a base or a delta as bytes, on disk or on the wire.
+"""Parts: a base, a delta or an update as bytes, on disk or on the wire.
 
     4   "OMCP"
     4   version, little-endian as all integers
@@ -26,10 +26,10 @@ from omc import artifacts
 from omc.codecs import Codec
 from omc.errors import ArtifactError, InputTypeError, OmcError
 from omc.formats import Format
-from omc.progressive import streams
+from omc.progressive import chunks, streams
 
-VERSION = 1
-"""Version of the parts that are written; newer ones are refused."""
+VERSION = 2
+"""Newest version of the parts. Only updates need it; other parts are of 1. Newer are refused."""
 
 _HEAD = struct.Struct("<4sIQI")
 _MAGIC = b"OMCP"
@@ -60,16 +60,17 @@ class Entry:
 
 
 class Part:
-    """A base or a delta; made by `omc.progressive.split`, `load` and `from_bytes`.
+    """A base, a delta or an update; made by `omc.progressive.split`, `load` and `from_bytes`.
 
     Attributes:
-        kind: "base" or "delta".
+        kind: "base"; "delta"; or "update", the first part of a chain on another one.
         index: Place in the chain, from 0.
         stage: Name of the format that the model has once the part is applied.
         stages: Names of all stages of the chain, a tuple.
         base_digest: Digest (hex) of the exact state that it applies to; None for a base.
         digest: Digest (hex) of the exact state that it leads to.
-        entries: Tuple of `Entry`: all variables in a base, in a delta those that change.
+        entries: Tuple of `Entry`: all variables in a base, otherwise those that change.
+        sha256: SHA-256 (hex) of its bytes, with which it ends: the part's address.
         properties: dict of what holds for the model, as JSON has it.
     """
 
@@ -98,9 +99,12 @@ class Part:
                 self._starts[dtype], size = size, size + length
             for entry in self.entries:
                 self._starts[entry.place], size = size, size + sum(entry.sizes)
-            kinds = ("base", "delta")[min(self.index, 1)], self.base_digest is None
-            if kinds != (self.kind, self.kind == "base") or self.index < 0:
+            whole = "base" if self.base_digest is None else "update"
+            if self.kind != ("delta" if self.index else whole) or self.index < 0:
                 raise ValueError("a kind that does not fit its place")
+            if self.index and self.base_digest is None:
+                raise ValueError("a delta on nothing")
+            self.sha256 = bytes(self._data[-_DIGEST_BYTES:]).hex()
             if size != len(self._data) - _DIGEST_BYTES:
                 raise ValueError("a payload of another length")
         except (OmcError, LookupError, TypeError, ValueError) as error:
@@ -133,6 +137,23 @@ class Part:
 
     def __bytes__(self):
         return bytes(self._data)
+
+    def chunks(self, nbytes=65536, start=0):
+        """The part in pieces for the wire, each made when it is asked for (`Download` takes them).
+
+        Args:
+            nbytes: Most bytes of the part in one chunk; `omc.progressive.chunks.HEAD_BYTES` more
+                say where they belong, and check them.
+            start: First byte that is wanted: `Download.offset` of who has some already.
+
+        Returns:
+            Iterator of bytes.
+
+        Raises:
+            InputTypeError: `nbytes` or `start` is no whole number.
+            InputError: Either is out of range.
+        """
+        return chunks.pieces(self._data, self.sha256, nbytes, start)
 
     def save(self, path):
         """Writes the part, atomically: `path` is the old file or the new one, on the disk.
@@ -221,7 +242,7 @@ def assemble(kind, index, stages, base, digest, properties, entries, raw, payloa
     header = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     body = b"".join([header, *(data for _, data, _ in raw), *payload])
     length = _HEAD.size + len(body) + _DIGEST_BYTES
-    head = _HEAD.pack(_MAGIC, VERSION, length, len(header))
+    head = _HEAD.pack(_MAGIC, VERSION if kind == "update" else 1, length, len(header))
     digest = hashlib.sha256(head)
     digest.update(body)
     return Part(b"".join([head, body, digest.digest()]))

@@ -10,10 +10,10 @@ from omc.formats import FP32, Format
 from omc.keras import nesting, saving, wrapping
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
-from omc.progressive import parts, streams, widths
+from omc.progressive import history, parts, streams, widths
 
 
-def split(model, stages):
+def split(model, stages, known=None):
     """Splits a model into a base, usable by itself, and deltas that make it more precise.
 
     The last stage is the model bit for bit: of a plain model its float32 weights ("FP32"), or the
@@ -26,10 +26,15 @@ def split(model, stages):
     Of a nested model (`omc.nest`) the stages are widths: a stage computes what
     `omc.nested.switch` to its width does.
 
+    With `known` the first part is no base but an update of what a receiver has of another version:
+    a variable that it holds, at any stage of this chain, goes on from there and is not sent again.
+
     Args:
         model: A built `tf.keras.Model`, plain or wrapped.
         stages: Names of formats, or Formats, each with more bits than the one before. All but the
             last have at most 16 bits. For a wrapped model the last is the widest that it stores.
+        known: List of the parts, of another version of the model, that the receiver has applied;
+            None for a receiver that has nothing.
 
     Returns:
         List of `Part`, one a stage.
@@ -37,8 +42,9 @@ def split(model, stages):
     Raises:
         FormatError: Unknown format.
         InputError: No stages, stages out of order, too wide, or that do not end where the model
-            does; NaN or Inf weights.
-        InputTypeError: `stages` is no list, `model` no Keras model, or a variable holds strings.
+            does; NaN or Inf weights; `known` makes no chain, or is of another architecture.
+        InputTypeError: `stages` is no list, `known` no list of parts, `model` no Keras model, or a
+            variable holds strings.
         ModelError: The model is not built, partially quantized as a client's is, or nested with
             rounding "shift".
     """
@@ -48,6 +54,9 @@ def split(model, stages):
     if nesting.nesting_of(model) is not None:
         widths.check_stages(model, formats)
         growing = {id(variable) for variable in nesting.nesting_of(model).variables}
+    properties = _properties(model, formats)
+    before = _Known(known, held, properties, formats[-1].is_fp32)
+    held = before.held
     names = tuple(fmt.name for fmt in formats)
     entries, payloads, digests = ([[] for _ in formats] for _ in range(3))
     raw = {}
@@ -58,45 +67,103 @@ def split(model, stages):
             if value.dtype.hasobject:
                 got = f"{spec.name!r} of dtype {value.dtype}"
                 raise InputTypeError("model", "variables of numbers or bools", got)
-            dtype = spec.dtype.name
-            raw.setdefault(dtype, []).append(value.reshape(-1))
-            entries[0].append(parts.Entry(place, spec.name, spec.shape, None, dtype))
             digest = streams.digest_of_raw(value)
+            if not before.holds(place, digest):
+                dtype = spec.dtype.name
+                raw.setdefault(dtype, []).append(value.reshape(-1))
+                entries[0].append(parts.Entry(place, spec.name, spec.shape, None, dtype))
             for each in digests:
                 each.append(digest)
             continue
-        before = None
         grows = growing is None or id(variable) in growing
         chain = _chain(variable, codec, formats if grows else formats[-1:])
         chain = [chain[0]] * (len(formats) - len(chain)) + chain
-        for stage, (buffer, codec) in enumerate(chain):
-            if before is not None and codec == before[1]:
-                digests[stage].append(digests[stage - 1][-1])
+        for stage, digest in enumerate(before.digests(place, chain)):
+            digests[stage].append(digest)
+            if before.holds(place, digest) or (stage and digest == digests[stage - 1][-1]):
                 continue
-            data = list(streams.encode(buffer, codec, *(before or ())))
+            given = chain[stage - 1] if stage else ()
+            buffer, codec = chain[stage]
+            data = list(streams.encode(buffer, codec, *given))
             sizes = tuple(len(each) for each in data)
             entries[stage].append(
                 parts.Entry(place, spec.name, spec.shape, codec, "float32", sizes)
             )
             payloads[stage] += data
-            digests[stage].append(streams.digest_of(buffer, codec))
-            before = buffer, codec
-    states = [None, *(streams.state_digest(each) for each in digests)]
-    joined, properties = [_joined(*item) for item in raw.items()], _properties(model, formats)
+    states = [before.digest, *(streams.state_digest(each) for each in digests)]
+    joined = [_joined(*item) for item in raw.items()]
+    first = "base" if known is None else "update"
     return [
         parts.assemble(
-            "delta" if stage else "base",
+            "delta" if stage else first,
             stage,
             names,
             states[stage],
             states[stage + 1],
-            {} if stage else properties,
+            {} if stage or known else properties,
             entries[stage],
             [] if stage else joined,
             payloads[stage],
         )
         for stage in range(len(formats))
     ]
+
+
+class _Known:
+    """What a receiver holds of another version, by digest; nothing where there is none.
+
+    Args:
+        known: As for `split`.
+        held: List of (variable, codec of the last stage or None) of the model.
+        properties: dict of the model's, as a base has them.
+        fp32: Whether the last stage is FP32.
+
+    Attributes:
+        digest: Digest (hex) of the state that the receiver has, or None.
+        held: As the argument; what the receiver has packed is packed, though it ends as FP32.
+
+    Raises:
+        InputTypeError, InputError: As `split`, for `known`.
+    """
+
+    def __init__(self, known, held, properties, fp32):
+        self.digest, self.held, self._digests = None, held, []
+        if known is None:
+            return
+        found = history.checked(known)
+        expected = "parts of a model of the same architecture, of which the same is quantized"
+        theirs = found.parts[0].properties.get("nesting")
+        if len(found) != len(held) or theirs != properties.get("nesting"):
+            got = f"parts of {len(found)} variables, or nested otherwise"
+            raise InputError("known", expected, got)
+        for place, (variable, codec) in enumerate(held):
+            entry, spec = found.entry(place), VariableSpec.of(variable)
+            same = entry.shape == spec.shape and entry.dtype == spec.dtype.name
+            if same and entry.codec is not None and codec is None and fp32:
+                codec = Codec(FP32, spec.shape, transform=False)
+                self.held[place] = variable, codec
+            if not same or (entry.codec is None) is not (codec is None):
+                stored = ["raw" if c is None else "quantized" for c in (entry.codec, codec)]
+                got = f"{entry.name!r}, {entry.shape} {stored[0]}, where the model has"
+                got += f" {spec.name!r}, {spec.shape} {stored[1]}"
+                raise InputError("known", expected, got)
+        self.digest, self._digests = found.digest, found.digests()
+
+    def holds(self, place, digest):
+        """Whether the receiver has a variable as it is."""
+        return bool(self._digests) and self._digests[place] == digest
+
+    def digests(self, place, chain):
+        """Digests of a variable at every stage: those before the one that is held are as that."""
+        found = []
+        for stage, (buffer, codec) in enumerate(chain):
+            same = stage > 0 and codec == chain[stage - 1][1]
+            found.append(found[-1] if same else streams.digest_of(buffer, codec))
+        for stage in range(len(found) - 1, 0, -1):
+            if self.holds(place, found[stage]):
+                found[:stage] = [found[stage]] * stage
+                break
+        return found
 
 
 def _parsed(stages):

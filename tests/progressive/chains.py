@@ -1,5 +1,8 @@
 """Models, chains and what each stage ought to be, made without omc.progressive."""
 
+import hashlib
+import struct
+
 import numpy as np
 import tensorflow as tf
 
@@ -33,6 +36,20 @@ def network(seed=0, width=13):
         if variable.shape.rank == 1:
             variable.assign(np.random.default_rng(seed).uniform(0.5, 1.5, variable.shape))
     return model
+
+
+def changed(seed=0, noise=0.3):
+    """The model of `network(seed)` with another head."""
+    model, rng = network(seed), np.random.default_rng(7)
+    for variable in model.layers[-1].variables:
+        variable.assign_add(rng.normal(0, noise, variable.shape))
+    return model
+
+
+def nested(seed=0, **options):
+    """The model, nested at 8, 6, 4 and 2 bits."""
+    given = {"bits": (8, 6, 4, 2), "calibration": batch(), "fixed": ("head/kernel",), **options}
+    return omc.nest(network(seed), **given)
 
 
 def batch():
@@ -74,3 +91,9 @@ def expected_values(weights, chain):
         else:
             stages.insert(0, omc.compress(omc.decompress(last), name))
     return [omc.decompress(stage).numpy() for stage in stages]
+
+
+def sealed(data):
+    """Bytes under a right checksum and length, whatever they say."""
+    data = data[:8] + struct.pack("<Q", len(data)) + data[16:-32]
+    return data + hashlib.sha256(data).digest()

@@ -16,7 +16,7 @@ CHAIN = ["INT4", "INT8", "FP32"]
 PROGRAM = """
 import os, signal, sys
 import omc.progressive
-from omc.progressive import parts as parts_, receiver
+from omc.progressive import parts as parts_, receiver, upgrading
 from tests.progressive.chains import network
 
 source, target = sys.argv[1:3]
@@ -35,15 +35,15 @@ def work(point, folder):
     if point == "named":
         parts_.sync_folder = die
     if point == "kept":
-        receiver._upgrade = die
+        upgrading.upgrade = die
     if point == "half":
-        upgrade, done = receiver._upgrade, []
+        upgrade, done = upgrading.upgrade, []
         def half(*arguments):
             upgrade(*arguments)
             done.append(1)
             if len(done) == 2:
                 die()
-        receiver._upgrade = half
+        upgrading.upgrade = half
     device.apply(parts[1])
     if point == "between":
         die()

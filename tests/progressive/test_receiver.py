@@ -13,7 +13,7 @@ import omc.progressive
 from omc.errors import ArtifactError, InputError, InputTypeError, ModelError
 from omc.keras.saving import stored_order
 from omc.measurement.memory import measure_peak
-from omc.progressive import Part, receiver, streams
+from omc.progressive import Part, streams, upgrading
 from tests.progressive.chains import batch, network, stored, values
 
 CHAIN = ["INT4", "INT8", "FP32"]
@@ -174,7 +174,7 @@ def test_functions_that_hold_the_old_codes_fail_rather_than_compute_with_them(ch
 @pytest.mark.parametrize("after", [0, 1])
 def test_an_interrupted_upgrade_is_completed_by_the_same_part(chains, monkeypatch, after):
     parts, states = chains[0]
-    device, upgrade, calls = applied(parts, 1), receiver._upgrade, []
+    device, upgrade, calls = applied(parts, 1), upgrading.upgrade, []
 
     def interrupted(*arguments):
         if len(calls) == after:
@@ -183,7 +183,7 @@ def test_an_interrupted_upgrade_is_completed_by_the_same_part(chains, monkeypatc
         return upgrade(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(receiver, "_upgrade", interrupted)
+        patch.setattr(upgrading, "upgrade", interrupted)
         with pytest.raises(KeyboardInterrupt):
             device.apply(parts[1])
     assert np.isfinite(device.model(batch())).all()  # Every variable is whole.

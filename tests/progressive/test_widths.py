@@ -6,12 +6,7 @@ import pytest
 import omc
 import omc.progressive
 from omc.errors import InputError, ModelError
-from tests.progressive.chains import batch, network, stored
-
-
-def nested(seed=0, **options):
-    given = {"bits": (8, 6, 4, 2), "calibration": batch(), "fixed": ("head/kernel",), **options}
-    return omc.nest(network(seed), **given)
+from tests.progressive.chains import batch, nested, network, stored
 
 
 @pytest.mark.parametrize(
