@@ -97,8 +97,9 @@ def difference_over_bits(series, path, label):
     axes.axhline(0, color="black", linewidth=0.8)
     for index, (name, points) in enumerate(series.items()):
         bits, mean, low, high = zip(*points)
-        below = [m - value for m, value in zip(mean, low)]
-        above = [value - m for m, value in zip(mean, high)]
+        # A mean of equal values may lie a rounding error outside of them.
+        below = [max(m - value, 0.0) for m, value in zip(mean, low)]
+        above = [max(value - m, 0.0) for m, value in zip(mean, high)]
         aside = [value + 0.25 * (index - (len(series) - 1) / 2) for value in bits]
         axes.errorbar(aside, mean, [below, above], marker="o", capsize=3, label=name)
     axes.set_xticks(sorted({point[0] for points in series.values() for point in points}))
