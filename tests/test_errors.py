@@ -27,6 +27,7 @@ from tests.error_cases import (  # noqa: F401 - they register cases
     progressive,
     widths,
 )
+from tests.error_cases import workers as worker_cases  # noqa: F401
 from tests.error_cases.registry import CASES, case
 
 L = tf.keras.layers
