@@ -18,6 +18,7 @@ BENCHMARKS = (
     "coding",
     "nested",
     "progressive",
+    "uplinks",
     "peers",
     "training_step",
     "layers",

@@ -90,7 +90,7 @@ def _cast_rows(rows, weights, calls, rounds):
 
 def _packing_rows(rows, weights, bits, calls, rounds):
     dense = tf.constant(weights)
-    encode, decode = _tff_encoder(bits, weights.shape)
+    encode, decode = tff_encoder(bits, weights.shape)
     packed = encode(dense)
     tff = f"TFF uniform, {bits} bits"
     name = _PACKINGS[bits]
@@ -144,7 +144,7 @@ def _total(times):
     return None if None in times.values() else sum(times.values())
 
 
-def _tff_encoder(bits, shape):
+def tff_encoder(bits, shape):
     """(encode, decode) of tff.aggregators.EncodedSumFactory.quantize_above_threshold(bits).
 
     TFF 0.87 has no other packing. The factory runs just these calls of TensorFlow Model

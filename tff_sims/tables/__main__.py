@@ -9,6 +9,7 @@
   python -m tff_sims.tables omc --report --docs=docs/results    # writes the page, too
   python -m tff_sims.tables nested --task=keywords              # another table
   python -m tff_sims.tables nested --task=pictures --domain=DATA
+  python -m tff_sims.tables traffic --task=digits               # bytes both ways, part by part
 
 Each run has its own folder in --out, and its own share of the cores. The same command goes on where
 it stopped, killed or not; what is finished is never run again. Exit status: 0, or 1 where a run
@@ -31,7 +32,7 @@ from tff_sims.tables.runner import run_jobs  # noqa: E402
 _MOST_AT_ONCE = 4
 # Each a module of this package with TASKS and build(task, quick) -> plan.Table. Where WITH_DOMAIN
 # has tasks whose data the user has to name, build(task, quick, domain).
-TABLES = ("omc", "nested")
+TABLES = ("omc", "nested", "traffic")
 
 
 class _Parser(argparse.ArgumentParser):

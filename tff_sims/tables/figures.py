@@ -12,6 +12,7 @@ _BYTES = {
     "parameter_bytes": "parameters",
     "downlink_bytes_per_client_round": "down",
     "uplink_bytes_per_client_round": "up",
+    "both_bytes_per_client_round": "both",
     "peak_memory_bytes": "peak",
 }
 
@@ -31,6 +32,7 @@ def summaries(table, folder):
         found[name] = {
             seed: {
                 **summary,
+                **_both_ways(summary),
                 "error": _error(run, summary, folder.rounds(name, seed)),
                 **_errors(summary),
             }
@@ -44,6 +46,12 @@ def _error(run, summary, rounds):
     late = [row for row in rounds if row["round"] > (1 - run.averaged) * run.rounds]
     errors = [row["error"] for row in late if row["error"] is not None]
     return statistics.fmean(errors) if errors else 100 * (1 - summary["accuracy"])
+
+
+def _both_ways(summary):
+    """Bytes down and up together, where a summary has both."""
+    ways = [summary.get(f"{way}_bytes_per_client_round") for way in ("downlink", "uplink")]
+    return {} if None in ways else {"both_bytes_per_client_round": sum(ways)}
 
 
 def _errors(summary):
