@@ -30,6 +30,9 @@ _WITHOUT_GRADIENT = (
     "DecodeCodes",
     "EncodeBuffer",
     "DecodeBuffer",
+    "DitherQuantize",
+    "DitherContexts",
+    "DitherRead",
 )
 _local = threading.local()
 _refusals = []
@@ -161,6 +164,21 @@ def quantize(x, scale, offset, bits):
 def quantize_gradient(x, dy, scale, offset, bits):
     """(dx, dscale, doffset); see `omc.keras.quantizers`."""
     return tuple(_library().omc_quantize_gradient(x, dy, scale, offset, bits=bits))
+
+
+def dither_quantize(x, seed, step):
+    """(symbols, contexts, squared error); see `omc.coding.dither.quantize`."""
+    return tuple(_library().omc_dither_quantize(x, seed, step))
+
+
+def dither_contexts(seed, count):
+    """Contexts (uint8 [count]); see `omc.coding.dither.contexts`."""
+    return tf.ensure_shape(_library().omc_dither_contexts(seed, count), [count])
+
+
+def dither_read(symbols, seed, step):
+    """float32 values; see `omc.coding.dither.read`."""
+    return _library().omc_dither_read(symbols, seed, step)
 
 
 def encode_codes(symbols, context):

@@ -15,13 +15,14 @@ import subprocess
 from typing import NamedTuple
 
 FOLDER = pathlib.Path(__file__).parent
-OPS = ("ops.cc", "coder_ops.cc")
+OPS = ("ops.cc", "coder_ops.cc", "dither_ops.cc")
 """Sources that include TensorFlow's headers."""
 X86 = platform.machine() in ("x86_64", "AMD64")
 
-_SWEEPS = ("sweep.cc", "quantizer.cc")  # Compiled once for each instruction set.
+_SWEEPS = ("sweep.cc", "quantizer.cc", "dither.cc")  # Compiled once for each instruction set.
 _CODER = ("coder.cc", "coder_lanes.cc")
-_HEADERS = ("sweep.h", "coder.h", "coder_bytes.h", "coder_lanes.h", "coder_tables.h")
+_CODER_HEADERS = ("coder.h", "coder_bytes.h", "coder_lanes.h", "coder_tables.h")
+_HEADERS = ("sweep.h", "random_bits.h", *_CODER_HEADERS)
 _SOURCES = ("format.cc", "simd.cc", *_HEADERS, *_SWEEPS, *_CODER, *OPS)
 # No contraction of a * b + c, which rounds once where TensorFlow's own ops round twice.
 _FLAGS = ["-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]

@@ -45,4 +45,12 @@ const QuantizerSweeps& BestQuantizerSweeps() {
   return portable::quantizer_sweeps;
 }
 
+const DitherSweeps& BestDitherSweeps() {
+#ifdef OMC_X86
+  if (Best() == kAvx512) return avx512::dither_sweeps;
+  if (Best() == kAvx2) return avx2::dither_sweeps;
+#endif
+  return portable::dither_sweeps;
+}
+
 }  // namespace omc

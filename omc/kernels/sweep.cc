@@ -1,6 +1,7 @@
 // The sweeps of sweep.h, in loops that the compiler vectorizes. build.py compiles this file once for
 // each instruction set, with OMC_SIMD naming it, and without contraction of a * b + c, which would
 // round differently.
+#include "random_bits.h"
 #include "sweep.h"
 
 #include <cstring>
@@ -117,14 +118,6 @@ inline float Value(uint32_t code, const Format& f) {
   const uint32_t bits = Select(magnitude < f.normal_from, AsBits(subnormal), normal);
   // A format without a sign has no bit there; shifting it out leaves 0.
   return AsFloat(bits | (f.sign_bits ? code >> fields << 31 : 0));
-}
-
-// 32 random bits of weight i under a key (after "lowbias32" by C. Wellons, public domain).
-inline uint32_t Random(uint32_t i, const uint32_t* key) {
-  uint32_t x = i + key[0];
-  x = (x ^ x >> 16) * 0x7feb352du;
-  x = ((x ^ x >> 15) + key[1]) * 0x846ca68bu;
-  return x ^ x >> 16;
 }
 
 inline int32_t UpOrDown(float steps, uint32_t noise) {

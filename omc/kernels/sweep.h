@@ -83,22 +83,40 @@ struct QuantizerSweeps {
                    double* sums);
 };
 
+// Uniform quantization under a dither; see omc/coding/dither.py.
+struct Dither {
+  float step;
+  uint32_t key[2];  // Of the random bits.
+};
+
+struct DitherSweeps {
+  // Symbols and contexts of x[i], the weights from `first` on, and the sum of squared errors.
+  double (*quantize)(const Dither&, const float* x, int64_t first, int64_t n, int32_t* symbols,
+                     uint8_t* contexts);
+  void (*contexts)(const Dither&, int64_t first, int64_t n, uint8_t* contexts);
+  void (*read)(const Dither&, const int32_t* symbols, int64_t first, int64_t n, float* values);
+};
+
 namespace portable {
 extern const Sweeps sweeps;
 extern const QuantizerSweeps quantizer_sweeps;
+extern const DitherSweeps dither_sweeps;
 }
 namespace avx2 {
 extern const Sweeps sweeps;
 extern const QuantizerSweeps quantizer_sweeps;
+extern const DitherSweeps dither_sweeps;
 }
 namespace avx512 {
 extern const Sweeps sweeps;
 extern const QuantizerSweeps quantizer_sweeps;
+extern const DitherSweeps dither_sweeps;
 }
 
 // Those for this processor; OMC_SIMD=portable or avx2 asks for less than it has.
 const Sweeps& BestSweeps();
 const QuantizerSweeps& BestQuantizerSweeps();
+const DitherSweeps& BestDitherSweeps();
 
 }  // namespace omc
 

@@ -5,15 +5,13 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from omc.coding import dither
 from omc.coding import graph as coding
 from omc.errors import InputError, InputTypeError
 from omc.learning.uplinks.base import Answer, Uplink, fold_in, one_at_a_time, squared, total
 
 STREAM_WEIGHTS = 1 << 17
 """Small variables share coded streams of up to so many weights."""
-
-_DITHERS = 8  # Contexts of the coder: how far the dither is from 0.
-_FAR = float(1 << 24)  # Beyond it float32 has no fractions; what is that far off has diverged.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +71,10 @@ class Dithered(Uplink):
 
         def encode_stream(positions):
             index, places = positions
-            changes = [tf.reshape(_finite(results[place].change()), [-1]) for place in places]
+            changes = [tf.reshape(results[place].change(), [-1]) for place in places]
             change = tf.concat(changes, axis=0)
-            dither = _dither(seed, index, change.shape[0])
-            scaled = tf.math.divide_no_nan(change, step)
-            scaled = tf.clip_by_value(scaled, -_FAR, _FAR)
-            quantized = tf.round(scaled + dither)
-            stream = coding.encode(*_symbols(quantized, dither))
-            return stream, squared((quantized - dither) * step - change)
+            symbols, contexts, error = dither.quantize(change, fold_in(seed, index), step)
+            return coding.encode(symbols, contexts), error
 
         streams = one_at_a_time(list(enumerate(_streams(variables))), encode_stream)
         tensors = [seed, step, *(stream for stream, _ in streams)]
@@ -92,10 +86,9 @@ class Dithered(Uplink):
         read = []
         for index, (places, stream) in enumerate(zip(_streams(variables), streams)):
             sizes = [_count(variables[place]) for place in places]
-            dither = _dither(seed, index, sum(sizes))
-            side, contexts = _side(dither)
-            quantized = tf.cast(side * coding.decode(stream, (sum(sizes),), contexts), tf.float32)
-            flat = tf.split((quantized - dither) * step, sizes)
+            words = fold_in(seed, index)
+            symbols = coding.decode(stream, (sum(sizes),), dither.contexts(words, sum(sizes)))
+            flat = tf.split(dither.read(symbols, words, step), sizes)
             read += [tf.reshape(f, variables[place].shape) for f, place in zip(flat, places)]
         return read
 
@@ -114,22 +107,6 @@ def _streams(variables):
 
 def _count(variable):
     return int(np.prod(variable.shape, dtype=np.int64))
-
-
-def _dither(seed, index, count):
-    words = fold_in(seed, index)
-    return tf.random.stateless_uniform([count], words, alg="philox") - 0.5
-
-
-def _symbols(quantized, dither):
-    """(symbols, contexts) for the coder; with the dither's sign in front, sides are alike."""
-    side, contexts = _side(dither)
-    return side * tf.cast(quantized, tf.int32), contexts
-
-
-def _side(dither):
-    contexts = tf.cast(tf.abs(dither) * (2 * _DITHERS), tf.uint8)
-    return tf.where(dither < 0.0, -1, 1), tf.minimum(contexts, np.uint8(_DITHERS - 1))
 
 
 def _finite(values):
