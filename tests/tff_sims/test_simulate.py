@@ -77,8 +77,9 @@ def test_a_finished_run_is_left_alone_and_another_is_refused(runs):
 
 
 def test_the_table_sets_both_side_by_side(runs):
-    text = demo.table(runs[0]["fp32"], runs[0]["omc"])
-    assert "FP32 FedAvg" in text and "OMC S1E3M7" in text
+    coded = {**runs[0]["omc"], "format": "INT8", "uplink": "dithered"}
+    text = demo.table([runs[0]["fp32"], runs[0]["omc"], coded])
+    assert "FP32 FedAvg" in text and "OMC S1E3M7" in text and "INT8, coded links" in text
     assert len(text.splitlines()) == 8
 
 
