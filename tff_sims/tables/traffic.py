@@ -12,7 +12,8 @@ _BASELINE, _ALL = "plain FedAvg", "dithered up"
 _LIMIT, _ERROR_LIMIT = 0.06, (0.5, 0.0)  # Share of FP32's bytes; points of error above it.
 _INT8 = {"method": "omc", "format": "INT8", "fraction": 1.0, "rounding": "stochastic"}
 _FOUR = {"downlink_bits": 4}
-# Chosen on digits with seeds 10 and 11, whose data and weights are not those of the table.
+# Chosen with seeds 10 and 11, whose data and weights are not those of the table: these on digits,
+# the finer ones on keywords, where 4 bits down lose more than half a point.
 _DITHERED = {"uplink": "dithered", "target_error": 0.2}
 _ROWS = {  # Label -> flags.
     _BASELINE: {"method": "fp32"},
@@ -24,6 +25,15 @@ _ROWS = {  # Label -> flags.
     _ALL: {**_INT8, **_DITHERED, "downlink": "changes", **_FOUR},
     "EDEN up, 1 bit": {**_INT8, "uplink": "rotated", "downlink": "changes", **_FOUR},
 }
+_FINER = "dithered up, finer (5 bits down, error 0.1)"
+_FINER_FLAGS = {
+    **_INT8,
+    "uplink": "dithered",
+    "target_error": 0.1,
+    "downlink": "changes",
+    "downlink_bits": 5,
+}
+_WITH_FINER = ("keywords", "speech")
 _QUICK_ROWS = (_BASELINE, "OMC as in its paper (S1E3M7, 0.9)", _ALL)
 
 TASKS = {name: OMC_TASKS[name] for name in ("digits", "keywords", "speech")}
@@ -58,8 +68,10 @@ def build(task="digits", quick=False):
         start = "warm-up"
     if scale.learning_rate:
         common["learning_rate"] = scale.learning_rate
-    rows = []
-    for label, flags in _ROWS.items():
+    rows, wanted, last = [], dict(_ROWS), _ALL
+    if task in _WITH_FINER and not quick:
+        wanted[_FINER], last = _FINER_FLAGS, _FINER
+    for label, flags in wanted.items():
         if quick and label not in _QUICK_ROWS:
             continue
         name = _name(label)
@@ -81,8 +93,8 @@ def build(task="digits", quick=False):
         sections=(section,),
         seeds=scale.seeds,
         targets=(
-            Target("traffic", _ALL, both, _LIMIT),
-            Target("traffic", _ALL, "error", _ERROR_LIMIT),
+            Target("traffic", last, both, _LIMIT),
+            Target("traffic", last, "error", _ERROR_LIMIT),
         ),
         quick=quick,
         minutes=10.0 if quick else None,
