@@ -20,7 +20,9 @@ from omc.learning.worker_processes import running_workers, workers
 from tests.error_cases import (  # noqa: F401 - they register cases
     allocation,
     coding,
+    fedmpq,
     fleet,
+    hasb,
     links,
     nested,
     pictures,

@@ -216,3 +216,27 @@ def test_misuse_is_a_typed_error():
         nested.extract(c.buffer, 4)
     with pytest.raises(InputError, match="rounding"):
         nested.format_at("INT8", 4, "up")
+
+
+@pytest.mark.parametrize("name, bits", [("INT8", 4), ("INT8", 7), ("INT6", 5), ("S1E3M7", 7)])
+@pytest.mark.parametrize("transform", ["pvt", None])
+def test_what_is_widened_again_has_the_same_values_and_codes(name, bits, transform):
+    if name.startswith("INT") and transform is None:
+        pytest.skip("steps of bare integers cannot become wider")
+    c = omc.compress(np.random.default_rng(0).normal(size=(13, 17)), name, transform=transform)
+    narrow = nested.extract(c, bits)
+    wide = nested.widen_buffer(narrow.buffer, narrow.codec, c.codec)
+    np.testing.assert_array_equal(c.codec.decode(wide), omc.decompress(narrow))
+    np.testing.assert_array_equal(nested.extract_buffer(wide, c.codec, bits), narrow.buffer)
+
+
+@pytest.mark.parametrize("bits", [4, 5, 6, 7])
+def test_centred_reads_have_no_bias(bits):
+    values = np.random.default_rng(1).normal(size=100_000).astype(np.float32)
+    c = omc.compress(values, "INT8")
+    codec, step = nested.extracted_codec(c.codec, bits), c.codec.transform_of(c.buffer)[0]
+    plain, centred = (
+        np.mean(codec.decode(nested.extract_buffer(c.buffer, c.codec, bits, way)) - values)
+        for way in (False, True)
+    )
+    assert abs(plain / step - 0.5) < 0.1 and abs(centred / step) < 0.1

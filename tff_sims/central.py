@@ -7,7 +7,9 @@
 All clients' training data is joined. Method nested stores the weights as INT8 codes and takes a
 step at every width for each batch (omc.nest): with one width that is dedicated training, with
 --epochs=0 it is a calibration of what was trained before. At the end, BatchNorm statistics are
-estimated anew, from training examples, and each width is measured on held-out data.
+estimated anew, from training examples, and each width is measured on held-out data. With --budgets,
+so are models whose layers have a width each, as `omc.allocate` gives them for an average, without
+training them for it; --switching=hasb trains for that.
 
 Into --out go summary.json (accuracy at each width, bytes, seconds a step) and the weights:
 weights-SEED.npz of method fp32, for --init, and model.omc of method nested, for omc.load.
@@ -59,6 +61,8 @@ _HELP = {
     "evaluate": "What to measure on: test, or validation (a tenth of the training data, which is "
     "then not trained on), for choices.",
     "calibration": "Training examples for quantizers and BatchNorm statistics.",
+    "switching": "hasb: steps at the highest width, at one drawn for each layer, at the lowest.",
+    "budgets": "Average bits, such as 3,4, to allocate a width a layer at, and to measure.",
 }
 _FLAGS = flags.FLAGS
 
@@ -117,6 +121,8 @@ def main(argv):
     except OmcError as error:
         command_line.fail(as_line(error))
     shown = ", ".join(f"{100 * a:.2f} % at {w}" for w, a in summary["accuracies"].items())
+    for row in summary.get("allocations") or ():
+        print(f"{row['budget']:g} bits, {row['sensitivity']}: {100 * row['accuracy']:.2f} %")
     print(f"{settings.evaluate} accuracy {shown} bits; results in {_FLAGS.out}")
 
 

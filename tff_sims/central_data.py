@@ -108,8 +108,13 @@ class Data:
 
     def sample(self, count, seed):
         """Inputs of some training examples, as they are, for calibration; a float32 array."""
+        return self.labelled(count, seed)[0]
+
+    def labelled(self, count, seed):
+        """(inputs, labels) of some training examples, as they are: arrays."""
         chosen = np.random.default_rng([seed, _STREAM]).permutation(len(self.train[1]))[:count]
-        return np.asarray(self.prepared(self.train[0][np.sort(chosen)]))
+        chosen = np.sort(chosen)
+        return np.asarray(self.prepared(self.train[0][chosen])), self.train[1][chosen]
 
 
 def load(task, evaluate, train_examples=None, seed=0):

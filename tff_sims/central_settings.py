@@ -7,6 +7,7 @@ import math
 import pathlib
 from typing import Optional
 
+from omc.keras.switching import PASSES
 from tff_sims.central_data import SUBJECTS
 from tff_sims.results import weights_file
 from tff_sims.settings import as_line as _as_line
@@ -49,6 +50,9 @@ class CentralSettings:
         train_examples: Examples to train on; None for all.
         evaluate: Part to measure on, as in `tff_sims.central_data.load`.
         calibration: Training examples from which quantizers and BatchNorm statistics are made.
+        switching: None, or "hasb" to draw a width for each layer, as `omc.mixed_precision.hasb`.
+        budgets: Average bits, "3,4", at which widths a layer are allocated and measured after the
+            training; None for none. (None, not "": so are the runs that were made before.)
     """
 
     task: str = "pictures"
@@ -73,6 +77,8 @@ class CentralSettings:
     train_examples: Optional[int] = None
     evaluate: str = "test"
     calibration: int = 2000
+    switching: Optional[str] = None
+    budgets: Optional[str] = None
 
     @property
     def seeds(self):
@@ -93,6 +99,16 @@ class CentralSettings:
     def extra_widths(self):
         """Widths that are measured and not trained, a tuple of ints, the highest first."""
         return parsed(self.extra_bits) if self.nested else ()
+
+    @property
+    def limits(self):
+        """Budgets in average bits: a list of floats, as they were given."""
+        return parsed_budgets(self.budgets) if self.nested and self.budgets else []
+
+    @property
+    def passes(self):
+        """Steps of the optimizer for each batch, int."""
+        return PASSES if self.switching else len(self.widths) or 1
 
     def complete(self):
         """These settings with the task's own in place of None."""
@@ -133,6 +149,16 @@ def parsed(text):
     return tuple(widths) if len(set(widths)) == len(widths) else None
 
 
+def parsed_budgets(text):
+    """Average bits of a comma-separated list, floats; None where it is no such list."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        return None
+    whole = all(1 <= bits <= STORED_BITS for bits in found)
+    return found if whole and len(set(found)) == len(found) else None
+
+
 def check(settings, out):
     """Why a training cannot start, in one line that says what is allowed; None if it can.
 
@@ -140,7 +166,7 @@ def check(settings, out):
         settings: `CentralSettings` as the user gave them.
         out: Folder for the results.
     """
-    for find in (_wrong_name, _wrong_widths, _wrong_number, _wrong_init):
+    for find in (_wrong_name, _wrong_widths, _wrong_switching, _wrong_number, _wrong_init):
         problem = find(settings)
         if problem:
             return problem
@@ -173,6 +199,20 @@ def _wrong_widths(settings):
     both = sorted(set(parsed(settings.bits)) & set(parsed(settings.extra_bits)))
     if both:
         return refusal("extra_bits", "widths that are not in --bits", settings.extra_bits)
+    return None
+
+
+def _wrong_switching(settings):
+    if settings.switching not in (None, "hasb"):
+        return refusal("switching", "hasb, or nothing", settings.switching)
+    if settings.budgets is not None and parsed_budgets(settings.budgets) is None:
+        expected = f"average bits from 1 to {STORED_BITS}, such as 3,4, each once"
+        return refusal("budgets", expected, settings.budgets)
+    for flag in ("switching", "budgets"):
+        if getattr(settings, flag) is not None and not settings.nested:
+            return refusal(flag, "nothing but with --method=nested", getattr(settings, flag))
+    if settings.switching and len(settings.widths) < 2:
+        return refusal("bits", "two widths or more for --switching=hasb", settings.bits)
     return None
 
 

@@ -17,7 +17,8 @@ from omc.keras.batchnorm_sets import batchnorm_layers, cumulative
 from omc.keras.nesting import checked_nesting
 from omc.keras.optimizers import slim
 from omc.measurement.memory import measure_peak
-from tff_sims import central_data
+from tff_sims import central_allocations, central_data
+from tff_sims.central_allocations import stored_at
 from tff_sims.central_settings import STORED_BITS
 from tff_sims.results import (
     load_weights,
@@ -89,13 +90,15 @@ class _Run:
             load_weights(settings.init, settings.seed, self.model)
         self._sample = data.sample(settings.calibration, settings.seed)
         if settings.nested:
-            _nest(self.model, settings, self._sample)
+            switching = central_allocations.switching(self.model, settings, data)
+            _nest(self.model, settings, self._sample, switching)
         self._compile()
 
     def described(self):
         """One line: what is trained, and how far it is."""
         settings = self._settings
         how = f"nested at {settings.bits} bits" if settings.nested else "FP32"
+        how += f" by {settings.switching}" if settings.switching else ""
         steps = self._data.steps(settings.batch_size)
         return (
             f"{settings.task}, {how}: {settings.epochs} epochs of {steps} steps, "
@@ -104,9 +107,9 @@ class _Run:
 
     def _compile(self):
         settings = self._settings
-        # A nested step is one of the optimizer's at each width.
+        # A nested step is one of the optimizer's at each width, or of each pass.
         steps = self._data.steps(settings.batch_size) * settings.epochs
-        steps *= len(settings.widths) or 1
+        steps *= settings.passes
         rate = settings.learning_rate
         if settings.schedule == "cosine":
             rate = tf.keras.optimizers.schedules.CosineDecay(rate, max(steps, 1))
@@ -190,6 +193,11 @@ class _Run:
             },
             "artifact_bytes": path.stat().st_size,
         }
+        if settings.limits:
+            measured["allocations"] = central_allocations.measured(
+                self.model, settings, self._data, self._sample
+            )
+            omc.calibrate(self.model, self._sample)
         if settings.read_by_shift:
             _read_by_shift(self.model, self._sample)
             measured["shift_accuracies"] = self._accuracies()
@@ -274,7 +282,7 @@ def _peaks_are_known():
     return True
 
 
-def _nest(model, settings, sample):
+def _nest(model, settings, sample, switching):
     activations = settings.activations
     if activations.isdigit():
         activations = int(activations)
@@ -288,6 +296,7 @@ def _nest(model, settings, sample):
         rounding=settings.rounding,
         distillation=settings.distillation,
         alrs=settings.alrs,
+        switching=switching,
     )
 
 
@@ -308,29 +317,3 @@ def _estimate_statistics(model, sample, batch_size):
             batch = sample[start : start + batch_size]
             begin_batch(len(batch))
             model(batch, training=True)
-
-
-def stored_at(model, bits):
-    """Bytes of what a device keeps that has one width of a nested model alone.
-
-    Codes as `omc.nested.extract` makes them, one BatchNorm set, one row of each table of quantizers
-    and the rest as it is; the lengths of the buffers that then exist.
-
-    Args:
-        model: A nested model.
-        bits: A prepared width.
-    """
-    state = checked_nesting(model)
-    nested = {id(v): v for v in state.variables}
-    tables = {id(table) for table in state.tables.values()}
-    added = {id(v) for sets in state.batchnorms for v in sets.added_variables()}
-    total = 0
-    for variable in {id(v): v for v in model.variables}.values():
-        if id(variable) in nested:
-            value = omc.CompressedTensor(variable.buffer.read_value(), variable.codec)
-            total += omc.nested.extract(value, bits).nbytes
-        elif id(variable) in tables:
-            total += variable[bits].numpy().nbytes
-        elif id(variable) not in added:
-            total += getattr(variable, "buffer", variable).numpy().nbytes
-    return total

@@ -45,5 +45,5 @@ def build_process(settings, seed, task, workers=()):
         *optimizers,
         uplink=settings.make_uplink(),
         downlink=settings.make_downlink(),
-        widths=settings.client_widths,
+        widths=settings.make_widths(task),
     )

@@ -45,7 +45,7 @@ class Round:
         seconds: Time of the round, without evaluation.
         warm: 0 in the first round after a start, which includes tracing, otherwise 1.
         metrics: Further held-out metrics of the task, and the accuracy at each width (see
-            `width_column`), dict; columns of their own.
+            `width_column`) and, in the last round, `own_column`; dict; columns of their own.
         widths: Traffic of the clients of each width, as of `omc.learning.traffic`, a dict from
             width (str, for JSON); not in rounds.csv.
     """
@@ -82,8 +82,13 @@ _FIXED = {f.name: f.type for f in dataclasses.fields(Round) if f.type is not dic
 
 
 def width_column(bits):
-    """Name of the column with the accuracy of what clients of a width (int or str) hold."""
+    """Name of the column with the accuracy of what clients of a width (int or str) download."""
     return f"accuracy_at_{bits}_bits"
+
+
+def own_column(bits):
+    """Name of the column with the mean accuracy of such clients' own models, after training."""
+    return f"own_accuracy_at_{bits}_bits"
 
 
 class Releases:
@@ -324,7 +329,7 @@ def _summary(settings, rows, memory, dense_bytes, command):
     }
     for name in last[0].metrics:
         summary.update(by_seed(name, [row.metrics[name] for row in last]))
-    if settings.widths is not None:
+    if rows[0].widths:
         summary.update(_by_width(rows, summary))
     return {
         **summary,
@@ -346,18 +351,24 @@ def _summary(settings, rows, memory, dense_bytes, command):
 
 def _by_width(rows, summary):
     """Accuracy and bytes of each width; a width that no client had in any round has None."""
-    found = {"accuracy_by_width": {}, "clients_by_width": {}}
+    found = {"accuracy_by_width": {}, "own_accuracy_by_width": {}, "clients_by_width": {}}
     for bits in rows[0].widths:
         found["accuracy_by_width"][bits] = summary[width_column(bits)]
+        found["own_accuracy_by_width"][bits] = summary.get(own_column(bits))
         own = [row.widths[bits] for row in rows]
         found["clients_by_width"][bits] = sum(one["clients"] for one in own)
         for key, number in (
             ("parameter_bytes", "clients"),
             ("downlink_bytes", "clients"),
             ("uplink_bytes", "answers"),
+            ("average_bits", "clients"),
         ):
+            if key not in own[0]:
+                continue
             total = sum(one[number] for one in own)
-            mean = round(sum(one[key] * one[number] for one in own) / total) if total else None
+            mean = sum(one[key] * one[number] for one in own) / total if total else None
+            if mean is not None:
+                mean = round(mean, 6 if key == "average_bits" else None)
             found.setdefault(f"{key}_by_width", {})[bits] = mean
     return found
 

@@ -10,7 +10,7 @@ from typing import Optional
 import omc
 from omc.errors import InputError, OmcError
 from omc.formats import Format
-from omc.learning import downlinks, uplinks
+from omc.learning import FedMPQ, client_id, downlinks, uplinks
 from omc.learning.widths import Widths, checked_policy
 from tff_sims.results import weights_file
 from tff_sims.tasks import TASKS
@@ -18,6 +18,7 @@ from tff_sims.tasks import TASKS
 METHODS = ("fp32", "omc")
 ROUNDINGS = ("nearest", "stochastic")
 TRANSFORMS = ("pvt", "none")
+ALLOCATIONS = {"fedmpq": "pruning_growing", "fixed": "fixed"}
 _FLAGS = ("out", "workers")  # Those that are no settings.
 
 
@@ -41,6 +42,13 @@ class Settings:
         window: Of downlink "changes": versions that the server remembers.
         widths: Bits at which clients hold the model with method omc, such as "8,4,2"; each client
             draws one of them, of equal shares, for good. None: all as `format` says.
+        budgets: Average bits a weight that clients afford with method omc, such as "2,4,6,8", for
+            `omc.learning.FedMPQ`; None without it. As many as there are clients are theirs in
+            order; else each client draws one, of shares as they are repeated.
+        allocation: Of budgets: "fedmpq" (None) or "fixed", every layer at the budget in all rounds.
+        lasso: Of budgets: factor of the bit-level group lasso; None for the default.
+        reduction_threshold: Of budgets: density of bits below which clients drop a plane; 0 for no
+            precision reduction, None for the default.
         rounds: Most rounds of one run.
         clients: Size of the population; None for the task's.
         clients_per_round: Clients drawn in a round.
@@ -75,6 +83,10 @@ class Settings:
     downlink_bits: Optional[int] = None
     window: int = 8
     widths: Optional[str] = None
+    budgets: Optional[str] = None
+    allocation: Optional[str] = None
+    lasso: Optional[float] = None
+    reduction_threshold: Optional[float] = None
     rounds: int = 60
     clients: Optional[int] = None
     clients_per_round: int = 10
@@ -101,24 +113,52 @@ class Settings:
 
     @property
     def client_widths(self):
-        """`omc.learning.Widths`, or None.
+        """`omc.learning.Widths`, `omc.learning.FedMPQ` of drawn budgets, or None.
 
         Raises:
-            OmcError: `widths` is no list of widths that the format has, or needs another `uplink`.
+            OmcError: `widths` or `budgets` is no list of widths that the format has, or needs
+                another `uplink`; both at once.
         """
-        if self.widths is None:
+        return self.make_widths()
+
+    def make_widths(self, task=None):
+        """As `client_widths`; with a task also for budgets that are given to its clients in order.
+
+        Args:
+            task: `Task` of one run, or None.
+        """
+        flag = "widths" if self.budgets is None else "budgets"
+        text = getattr(self, flag)
+        if text is None:
             return None
         if self.method != "omc":
-            raise InputError("widths", "none with method fp32", self.widths)
+            raise InputError(flag, "none with method fp32", text)
+        if None not in (self.widths, self.budgets):
+            raise InputError("budgets", "none with widths", self.budgets, "give one of the two.")
         try:
-            bits = tuple(int(part) for part in self.widths.split(","))
+            bits = [int(part) for part in text.split(",")]
         except ValueError:
-            raise InputError("widths", "whole numbers such as 8,4,2", self.widths) from None
-        widths = Widths(bits)
+            example = "8,4,2" if flag == "widths" else "2,4,6,8"
+            raise InputError(flag, f"whole numbers such as {example}", text) from None
+        widths = Widths(tuple(bits)) if flag == "widths" else self._fedmpq(bits, task)
         policy = self.policy(self.seed)
         checked_policy(widths, policy)
         self.make_uplink().check(policy, widths)
         return widths
+
+    def _fedmpq(self, bits, task):
+        budgets, assigned, threshold = tuple(dict.fromkeys(bits)), {}, self.reduction_threshold
+        if task is not None and len(bits) == task.num_clients:
+            ids = [client_id(task.client_dataset(client)) for client in range(len(bits))]
+            assigned = dict(zip(ids, bits))
+        return FedMPQ(
+            budgets,
+            shares=tuple(map(bits.count, budgets)),
+            assigned=assigned,
+            lasso=FedMPQ.lasso if self.lasso is None else self.lasso,
+            threshold=FedMPQ.threshold if threshold is None else threshold or None,
+            strategy=ALLOCATIONS[self.allocation or "fedmpq"],
+        )
 
     @property
     def uplink_options(self):
@@ -229,10 +269,12 @@ def _wrong_name(settings):
         "uplink": tuple(uplinks.NAMED),
         "downlink": tuple(downlinks.NAMED),
         "transform": TRANSFORMS,
+        "allocation": (None, *ALLOCATIONS),
     }
     for flag, values in allowed.items():
         if getattr(settings, flag) not in values:
-            return refusal(flag, f"one of {', '.join(values)}", getattr(settings, flag))
+            names = ", ".join(filter(None, values))
+            return refusal(flag, f"one of {names}", getattr(settings, flag))
     task = TASKS[settings.task]
     for flag, values in (("split", task.splits), ("domain", task.domains)):
         value = getattr(settings, flag)
@@ -248,7 +290,12 @@ def _wrong_name(settings):
 
 _RANGES = (
     (("fraction",), lambda v: 0 <= v <= 1, "a number from 0 to 1"),
-    (("dropout", "stragglers"), lambda v: 0 <= v < 1, "a number from 0 to below 1"),
+    (("lasso",), lambda v: 0 <= v < math.inf, "a number from 0"),
+    (
+        ("dropout", "stragglers", "reduction_threshold"),
+        lambda v: 0 <= v < 1,
+        "a number from 0 to below 1",
+    ),
     (
         (
             "rounds",
@@ -301,6 +348,9 @@ def _wrong_links(settings):
             return refusal(flag, "none with method fp32", getattr(settings, flag))
     except OmcError as error:
         return as_line(error)
+    for flag in ("allocation", "lasso", "reduction_threshold"):
+        if settings.budgets is None and getattr(settings, flag) is not None:
+            return refusal(flag, "none without --budgets", getattr(settings, flag))
     if settings.downlink_bits is not None and settings.downlink == "codes":
         expected = "none with --downlink=codes (coded and changes send fewer bits)"
         return refusal("downlink_bits", expected, settings.downlink_bits)

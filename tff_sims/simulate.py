@@ -107,6 +107,22 @@ def _define_flags():
         "every width is read (nested precision). Needs --uplink=update. By default all clients "
         "hold --format.",
     )
+    string(
+        "budgets",
+        "Average bits a weight that clients afford with method omc, such as 2,4,6,8 (FedMPQ): each "
+        "layer of each client gets a width of its own, anew every round. As many as --clients are "
+        "theirs in order; else each client draws one, repeated ones more often. Needs --uplink of "
+        "changes, --format=INT8 or narrower and --fraction=1. docs/fedmpq.md tells more.",
+    )
+    string(
+        "allocation",
+        "With --budgets: fedmpq (pruning-growing) or fixed (every layer at its client's budget).",
+    )
+    number("lasso", "With --budgets: factor of the bit-level group lasso; 0 for none.")
+    number(
+        "reduction_threshold",
+        "With --budgets: clients drop bit planes that are less dense than this; 0 for none.",
+    )
     integer("rounds", "Rounds of training, at least 1.")
     integer(
         "clients",

@@ -1,5 +1,6 @@
 """The simulation program: rounds of federated training, measured, resumed after a kill."""
 
+import dataclasses
 import math
 import time
 
@@ -10,13 +11,14 @@ from omc.learning import traffic
 from omc.learning.models import ModelPlan
 from tff_sims.checkpoints import Checkpoints, Progress
 from tff_sims.client_process import measure_client
-from tff_sims.evaluation import evaluate, evaluate_widths
+from tff_sims.evaluation import evaluate, evaluate_classes, evaluate_own, evaluate_widths
 from tff_sims.federation import build_process, runtime
 from tff_sims.participation import draw_cohort
 from tff_sims.results import (
     Releases,
     Round,
     load_weights,
+    own_column,
     save_weights,
     width_column,
     write_summary,
@@ -105,7 +107,9 @@ class _Run:
         self._folder = folder
         self._task = settings.make_task(seed)
         # Before the model: Keras lets none be called that is older than one built in a graph.
-        self._plan = ModelPlan.of(self._task.model_fn, settings.policy(seed))
+        model_fn, policy = self._task.model_fn, settings.policy(seed)
+        self._plan = ModelPlan.of(model_fn, policy)
+        self._class_plan = ModelPlan.of(model_fn, policy, settings.make_widths(self._task))
         self._process = build_process(settings, seed, self._task, workers)
         state = self._process.initialize()
         self._model = self._task.build_model()
@@ -116,8 +120,7 @@ class _Run:
     @property
     def ended(self):
         """Whether the last round is done, or the run stops early."""
-        rows = self.progress.rows
-        return len(rows) == self._settings.rounds or stops_early(rows, self._settings)
+        return _ends(self.progress.rows, self._settings)
 
     def step(self):
         """One round; returns its row."""
@@ -161,7 +164,12 @@ class _Run:
             widths={str(bits): own for bits, own in counted.get("widths", {}).items()},
         )
         self._warm = True
-        self.progress = Progress(state, [*self.progress.rows, row])
+        rows = [*self.progress.rows, row]
+        if _ends(rows, self._settings):
+            rows[-1] = row = dataclasses.replace(
+                row, metrics={**further, **self._own(state, cohort)}
+            )
+        self.progress = Progress(state, rows)
         self._checkpoints.save(self.progress, force=self.ended)
         return row
 
@@ -190,13 +198,33 @@ class _Run:
         return evaluate(self._task, self._model, self._plan, downlink, memory, number)
 
     def _by_width(self, state):
-        widths = self._settings.client_widths
+        widths = self._class_plan.widths
         if widths is None:
             return {}
         self._weights(state).assign_weights_to(self._model)
-        policy = self._settings.policy(self._seed)
-        found = evaluate_widths(self._task, self._model, policy, widths.bits)
+        if widths.allocates:
+            plan, allocation = self._class_plan, state.client_work
+            found = evaluate_classes(self._task, self._model, plan, allocation)
+        else:
+            policy = self._settings.policy(self._seed)
+            found = evaluate_widths(self._task, self._model, policy, widths.bits)
         return {width_column(bits): accuracy for bits, accuracy in found.items()}
+
+    def _own(self, state, cohort):
+        """Accuracy of some clients' own models, by width, of what they would train next."""
+        if self._class_plan.widths is None:
+            return {}
+        settings, weights = self._settings, self._weights(state)
+        rate = settings.learning_rate or self._task.learning_rate
+        optimizer = self._task.client_optimizer(rate)
+        federated = self._class_plan, settings.make_downlink(), settings.make_uplink(), optimizer
+        values = [*weights.trainable, *weights.non_trainable]
+        found = evaluate_own(self._task, self._model, federated, values, state, cohort.clients)
+        return {own_column(bits): accuracy for bits, accuracy in found.items()}
+
+
+def _ends(rows, settings):
+    return len(rows) == settings.rounds or stops_early(rows, settings)
 
 
 def stops_early(rows, settings):

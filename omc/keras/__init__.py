@@ -5,11 +5,13 @@ from omc.keras.exporting import export
 from omc.keras.nesting import at_width
 from omc.keras.recompute import recompute
 from omc.keras.saving import load, save
+from omc.keras.switching import Switching
 from omc.keras.variable import CompressedVariable
 from omc.keras.wrapping import wrap
 
 __all__ = [
     "CompressedVariable",
+    "Switching",
     "at_width",
     "calibrate",
     "export",

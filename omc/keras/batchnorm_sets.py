@@ -38,16 +38,19 @@ class BatchNormSets:
 
     Attributes:
         layer: The layer.
+        feeder: Place, among the variables that change their width, of the one whose width decides
+            which set is used.
     """
 
-    def __init__(self, layer, shared):
+    def __init__(self, layer, shared, feeder=0):
         """Begins with no set.
 
         Args:
             layer: A built `BatchNormalization`.
             shared: Whether all sets have the layer's own gamma and beta.
+            feeder: As the attribute.
         """
-        self.layer = layer
+        self.layer, self.feeder = layer, feeder
         self._names = (*(() if shared else _SCALES), *_STATISTICS)
         self._names = [name for name in self._names if vars(layer).get(name) is not None]
         self._sets = {}
@@ -94,6 +97,34 @@ class BatchNormSets:
     def use(self, bits):
         """Has the layer use a width's set."""
         vars(self.layer).update(self._sets[bits])  # Past Keras' attribute tracking.
+
+    @contextlib.contextmanager
+    def drawn(self, widths, index):
+        """Context in which the layer uses the set of a width that only the running graph knows.
+
+        Args:
+            widths: Tuple of widths that have a set.
+            index: int32 [], a place in `widths`.
+        """
+        layer, call = self.layer, self.layer.call
+
+        @tf.autograph.experimental.do_not_convert
+        def switched(*args, **kwargs):
+            def branch(bits):
+                def run():
+                    self.use(bits)
+                    return call(*args, **kwargs)
+
+                return run
+
+            return tf.switch_case(index, [branch(bits) for bits in widths])
+
+        before = vars(layer).get("call")
+        vars(layer)["call"] = switched
+        try:
+            yield
+        finally:
+            vars(layer).pop("call") if before is None else vars(layer).update(call=before)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import fnmatch
 import itertools
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -16,12 +16,14 @@ from omc.keras.batchnorm_sets import batchnorm_layers, cumulative, still
 from omc.keras.nesting import (
     Options,
     add_tables,
+    assigned,
     attach,
     checked_nesting,
     forget_widths,
     nesting_of,
 )
 from omc.keras.quantizers import Recorder
+from omc.keras.switching import Switching
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec, is_matrix
 
@@ -43,6 +45,7 @@ def nest(
     rounding="nearest",
     distillation=0.5,
     alrs=True,
+    switching=None,
 ):
     """Prepares a model to be used, and trained, at many widths, in place, and returns it.
 
@@ -75,6 +78,9 @@ def nest(
         distillation: Share, 0 to 1, of what a width is taught by the next higher one instead of the
             labels. For models with one output of logits, or of a softmax; 0 suits all.
         alrs: Whether the rates of the scales are adapted to each width (ALRS).
+        switching: None, or how `fit` draws a width for each layer, as
+            `omc.mixed_precision.hasb(model, ...)` gives it: a batch's steps are then at the highest
+            width, at the drawn ones and at the lowest (HASB, `omc.keras.switching`).
 
     Returns:
         `model`.
@@ -95,6 +101,7 @@ def nest(
         raise ModelError("model", "a built model", f"{model.name!r}, which is not", tip)
     widths = _checked_widths(bits)
     _check_choices(activations, batchnorm, distillation)
+    _check_switching(switching, widths)
     policy = Policy.of(policy)
     plain = "_omc_plan" not in vars(model)
     if plain:
@@ -103,6 +110,8 @@ def nest(
     wrapping.check_optimizer(model)
     variables = wrapping.variables_of(model)
     places = _nested_places(variables, policy if plain else None, widths, fixed, rounding)
+    if switching is not None:
+        switching = switching.of([VariableSpec.of(variables[place]).name for place in places])
     needed = activations is not None or batchnorm_layers(model)
     if calibration is None and needed:
         what = "its activations" if activations is not None else "its BatchNorm statistics"
@@ -116,7 +125,9 @@ def nest(
     if plain:
         wrapping.wrap(model, policy)
     nested_variables = [wrapping.variables_of(model)[place] for place in places]
-    options = Options(widths, activations, batchnorm, rounding, float(distillation), bool(alrs))
+    options = Options(
+        widths, activations, batchnorm, rounding, float(distillation), bool(alrs), switching
+    )
     state = attach(model, nested_variables, options)
     recorders = _record(model, state, batches)
     add_tables(model, state, [v for v in nested_variables if recorders[id(v)].seen])
@@ -135,10 +146,14 @@ def calibrate(model, data, bits=None):
     BatchNorm statistics, as one wants after training with `batchnorm="shared"`. The width in use
     stays.
 
+    Given an allocation, the BatchNorm sets that it uses get the statistics of that allocation, in
+    place of those of a model of one width; `calibrate(model, data)` brings these back.
+
     Args:
         model: A model that `nest` has prepared.
         data: Batches of inputs, as `calibration` of `nest`.
-        bits: A width, or a sequence of them; None for the trained ones.
+        bits: A width, or a sequence of them; None for the trained ones. Or an allocation of
+            prepared widths, a dict or a policy, as `omc.nested.switch` takes it.
 
     Returns:
         `model`.
@@ -148,6 +163,8 @@ def calibrate(model, data, bits=None):
         ModelError: The model is not nested.
     """
     state = checked_nesting(model)
+    if isinstance(bits, (Mapping, Policy)):
+        return _calibrate_allocation(model, state, data, assigned(model, state, bits))
     widths = state.options.widths if bits is None else _checked_widths(bits)
     batches = _batches(data, "data")
     for width in widths:
@@ -162,6 +179,29 @@ def calibrate(model, data, bits=None):
         state.use(before)
         forget_widths(model)
     return model
+
+
+def _calibrate_allocation(model, state, data, bits):
+    batches = _batches(data, "data")
+    _try_out(model, batches, "data")
+    before = state.bits
+    try:
+        state.use(bits)
+        _estimate(model, state, batches)
+    finally:
+        state.use(before)
+        forget_widths(model)
+    return model
+
+
+def _estimate(model, state, batches):
+    """Statistics of the BatchNorm sets in use, from batches."""
+    if not state.batchnorms:
+        return
+    with cumulative([sets.layer for sets in state.batchnorms]) as begin_batch:
+        for batch in batches:
+            begin_batch(len(tf.nest.flatten(batch)[0]))
+            model(batch, training=True)
 
 
 def _prepare(model, state, width, batches):
@@ -180,11 +220,8 @@ def _prepare(model, state, width, batches):
     state.use(width)
     # At full width the statistics of training are better than those of a few batches.
     full = all(not variable.codec.format.feedback_bits for variable in state.variables)
-    if state.batchnorms and batches is not None and not (full and not trained):
-        with cumulative([sets.layer for sets in state.batchnorms]) as begin_batch:
-            for batch in batches:
-                begin_batch(len(tf.nest.flatten(batch)[0]))
-                model(batch, training=True)
+    if batches is not None and not (full and not trained):
+        _estimate(model, state, batches)
     state.prepared.add(width)
 
 
@@ -305,6 +342,16 @@ def _check_choices(activations, batchnorm, distillation):
             raise InputError("activations", "'same', 1 to 8 bits, or None", activations)
     if batchnorm not in BATCHNORMS:
         raise InputError("batchnorm", f"one of {BATCHNORMS}", batchnorm)
+
+
+def _check_switching(switching, widths):
+    if switching is None:
+        return
+    if not isinstance(switching, Switching):
+        tip = "omc.mixed_precision.hasb(model, data, epochs=..., batches=...) makes one."
+        raise InputTypeError("switching", "an omc.keras.Switching, or None", switching, tip)
+    if len(widths) < 2:
+        raise InputError("switching", "two widths or more to switch between", widths)
 
 
 def _batches(data, argument):

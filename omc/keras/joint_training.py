@@ -21,13 +21,20 @@ Distillation (recursive, as Any-Precision DNN, arXiv 1911.07346): below the high
 is
 
     (1 - d) * loss(labels) + d * cross-entropy(softmax of the next higher width's logits, logits)
+
+With `switching` (HASB, `omc.keras.switching`) the steps of a batch are three: at the highest width,
+at one drawn for each layer, at the lowest, each taught by the one before. In the second, eta_b and
+p_b are those of each layer's own width, and the mean is over the scales of all of them.
 """
+
+import contextlib
 
 import tensorflow as tf
 
 from omc.errors import InputError, ModelError
 from omc.keras.gradient import read
 from omc.keras.optimizers import refuse_legacy, slim
+from omc.keras.switching import PASSES, Draw, SwitchedCodec
 
 _MOST = 0.002  # Part by which a scale moves in a step at most.
 _ROUNDED_ANEW = 0.01  # Part by which the weights' scale has moved when they are.
@@ -59,11 +66,11 @@ def joint_train_step(model, state):
         _build_optimizer(model)
         before, teacher, last = state.bits, None, []
         try:
-            for bits in state.options.widths:
-                state.use(bits)
+            for bits in _passes(model, state):
                 with tf.control_dependencies(last):  # One width's step after the other's.
                     inputs = tf.nest.map_structure(tf.identity, x)
-                outputs, last = _step(model, state, inputs, y, weights, teacher)
+                with _using(state, bits):
+                    outputs, last = _step(model, state, inputs, y, weights, teacher)
                 if teacher is None:
                     logs = model.compute_metrics(x, y, outputs, weights)
                 teacher = outputs
@@ -76,6 +83,34 @@ def joint_train_step(model, state):
 
     train_step.autograph_info__ = None  # AutoGraph leaves it alone, and converts the layers.
     return train_step
+
+
+def steps_a_batch(options):
+    """Steps that the optimizer takes for each batch, int.
+
+    Args:
+        options: `omc.keras.nesting.Options`.
+    """
+    return len(options.widths) if options.switching is None else PASSES
+
+
+def _passes(model, state):
+    """The widths of a batch's steps, in order: ints, and a `Draw` where each layer has its own."""
+    widths, switching = state.options.widths, state.options.switching
+    if switching is None:
+        return widths
+    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return widths[0], switching.draw(widths, inner.iterations), widths[-1]
+
+
+@contextlib.contextmanager
+def _using(state, bits):
+    if isinstance(bits, Draw):
+        with bits.used_by(state):
+            yield
+    else:
+        state.use(bits)
+        yield
 
 
 def _step(model, state, x, y, sample_weights, teacher):
@@ -105,18 +140,18 @@ def _step(model, state, x, y, sample_weights, teacher):
 
 def _move_scales(model, state, gradients):
     """Steps of the scales of the width in use; returns their operations or tensors."""
-    bits, moves, sizes = state.bits, [], []
+    highest, moves, sizes = state.options.widths[0], [], []
     rate = tf.convert_to_tensor(_learning_rate(model), tf.float32)
     for variable in state.variables:
         gradient = gradients.get(id(variable.learned_scale))
         if gradient is None:
             continue
         codec = variable.codec
-        fmt, dropped = codec.format, 2.0**codec.format.feedback_bits
+        dropped, levels = _of_codec(codec, _dropped), _of_codec(codec, _levels)
         scale, _ = codec.transform_of(read(variable.buffer))
-        step, levels = scale * dropped, max(fmt.max / dropped, 1.0)
+        step = scale * dropped
         size = _clipped(gradient / dropped / (codec.count * levels) ** 0.5)
-        moves.append((variable.learned_scale, size, step))
+        moves.append((variable, size, step))
         sizes.append(size)
     inputs = []
     for variable in state.variables:
@@ -124,30 +159,55 @@ def _move_scales(model, state, gradients):
         gradient = None if table is None else gradients.get(id(table))
         if gradient is None:
             continue
-        size = _clipped(gradient[bits] / (2.0 ** state.activation_bits(bits) - 1.0) ** 0.5)
-        inputs.append((table, size))
+        quantizer = variable.input_quantizer
+        size = _clipped(gradient[quantizer.row] / quantizer.levels**0.5)
+        inputs.append((variable, table, size))
         sizes.append(size[0])
     if not sizes:
         return []
-    if state.options.alrs:
-        calm = 1.0 - tf.reduce_mean(tf.abs(tf.stack(sizes)))
-        rate = _eta(state.options.widths[0] - bits) * rate * calm
+
+    def own_rate(variable):
+        if not state.options.alrs:
+            return rate
+        eta = _of_codec(variable.codec, lambda codec: _eta(highest - width_of(codec)))
+        return eta * rate * calm
+
+    calm = 1.0 - tf.reduce_mean(tf.abs(tf.stack(sizes)))
     done = []
-    for learned, size, step in moves:
-        part = tf.clip_by_value(rate * size / step, -_MOST, _MOST)
-        done.append(learned.assign_sub(part, read_value=False))
-    for table, size in inputs:
-        scale, offset = tf.unstack(table.read_value()[bits])
+    for variable, size, step in moves:
+        part = tf.clip_by_value(own_rate(variable) * size / step, -_MOST, _MOST)
+        done.append(variable.learned_scale.assign_sub(part, read_value=False))
+    for variable, table, size in inputs:
+        row, own = variable.input_quantizer.row, own_rate(variable)
+        scale, offset = tf.unstack(table.read_value()[row])
         limit = _MOST * scale
         moved = tf.stack(
             [
-                tf.maximum(scale - tf.clip_by_value(rate * size[0], -limit, limit), _LEAST),
-                offset - tf.clip_by_value(rate * size[1], -limit, limit),
+                tf.maximum(scale - tf.clip_by_value(own * size[0], -limit, limit), _LEAST),
+                offset - tf.clip_by_value(own * size[1], -limit, limit),
             ]
         )
-        row = tf.tensor_scatter_nd_update(table.read_value(), [[bits]], [moved])
-        done.append(table.assign(row, read_value=False))
+        rows = tf.tensor_scatter_nd_update(table.read_value(), [[row]], [moved])
+        done.append(table.assign(rows, read_value=False))
     return [operation for operation in done if operation is not None]
+
+
+def _of_codec(codec, function):
+    """A number that depends on the width: a float, or a tensor where that is drawn."""
+    return codec.lookup(function) if isinstance(codec, SwitchedCodec) else function(codec)
+
+
+def _dropped(codec):
+    return 2.0**codec.format.feedback_bits
+
+
+def _levels(codec):
+    return max(codec.format.max / _dropped(codec), 1.0)
+
+
+def width_of(codec):
+    """Bits that a codec of a nested model reads, int."""
+    return codec.format.bits - codec.format.feedback_bits
 
 
 def _round_anew(state):

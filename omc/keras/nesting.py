@@ -2,20 +2,24 @@
 
 Double Rounding (arXiv 2502.01199) on OMC's packed weights: one integer model of 8 bits is stored;
 each width has its own activation quantizers and BatchNorm set, a few bytes a layer. Widths are
-switched by reading the same buffers under another format (`omc.nested`), not by copying.
+switched by reading the same buffers under another format (`omc.nested`), not by copying. All layers
+may have one width, or each its own (`omc.keras.assigning`).
 `omc.keras.calibration` prepares a model for it, `omc.keras.joint_training` trains it.
 """
 
 import contextlib
 import dataclasses
+from typing import Optional
 
 import tensorflow as tf
 
 from omc import nested
 from omc.errors import InputError, InputTypeError, ModelError
-from omc.keras import joint_training, wrapping
+from omc.keras import assigning, joint_training, wrapping
 from omc.keras.batchnorm_sets import BatchNormSets, batchnorm_layers
+from omc.keras.feeding import feeders
 from omc.keras.quantizers import InputQuantizer
+from omc.keras.switching import Switching, plain_codec
 
 # What Keras traced at one width; its train_function is of all widths.
 _FUNCTIONS = ("test_function", "predict_function")
@@ -28,6 +32,7 @@ class Options:
     Attributes:
         widths: `bits`, a tuple, the highest first.
         activations, batchnorm, rounding, distillation, alrs: As there.
+        switching: As there, with traces in the order of the nested variables.
     """
 
     widths: tuple
@@ -36,6 +41,7 @@ class Options:
     rounding: str = "nearest"
     distillation: float = 0.5
     alrs: bool = True
+    switching: Optional[Switching] = None
 
 
 class Nesting:
@@ -45,11 +51,11 @@ class Nesting:
         options: `Options`.
         prepared: Set of the widths that can be switched to: those of the options, and what
             `calibrate` added.
-        bits: The width now.
+        bits: The width now; a tuple with one for each of `variables` where they differ.
         variables: List of the `CompressedVariable`s that change their width.
         tables: Dict of id of a variable -> table of its input quantizers' parameters.
         batchnorms: List of `BatchNormSets`.
-        functions: Dict of a width -> what Keras traced at it.
+        functions: Dict of a width of all layers -> what Keras traced at it.
     """
 
     def __init__(self, options, variables, batchnorms):
@@ -62,12 +68,18 @@ class Nesting:
         self.functions = {}
 
     def use(self, bits):
-        """Has every variable and layer use a prepared width."""
-        for variable in self.variables:
-            variable.codec = nested.codec_at(variable.codec, bits, self.options.rounding)
-            variable.input_quantizer = self.quantizer(variable, bits)
+        """Has every variable and layer use prepared widths.
+
+        Args:
+            bits: A width, or a tuple with one for each of `variables`; BatchNorm sets are those of
+                the width of the variable before the layer (`omc.keras.feeding`).
+        """
+        each = bits if isinstance(bits, tuple) else (bits,) * len(self.variables)
+        for variable, width in zip(self.variables, each):
+            variable.codec = nested.codec_at(plain_codec(variable), width, self.options.rounding)
+            variable.input_quantizer = self.quantizer(variable, width)
         for sets in self.batchnorms:
-            sets.use(bits)
+            sets.use(each[sets.feeder])
         self.bits = bits
 
     @contextlib.contextmanager
@@ -75,12 +87,28 @@ class Nesting:
         """Context in which reads give all that is stored, as who changes the weights needs it."""
         before = [variable.codec for variable in self.variables]
         for variable in self.variables:
-            variable.codec = nested.codec_at(variable.codec, variable.codec.format.bits)
+            codec = plain_codec(variable)
+            variable.codec = nested.codec_at(codec, codec.format.bits)
         try:
             yield
         finally:
             for variable, codec in zip(self.variables, before):
                 variable.codec = codec
+
+    @contextlib.contextmanager
+    def as_stored(self):
+        """Context in which a model computes with all that is stored and float32 activations."""
+        before, scales = self.bits, [variable.learned_scale for variable in self.variables]
+        try:
+            self.use(self.options.widths[0])
+            with self.all_bits():
+                for variable in self.variables:
+                    variable.input_quantizer = variable.learned_scale = None
+                yield
+        finally:
+            for variable, scale in zip(self.variables, scales):
+                variable.learned_scale = scale
+            self.use(before)
 
     def activation_bits(self, bits):
         """Width of the activations beside weights of a width, or None."""
@@ -100,15 +128,14 @@ def at_width(model, bits):
 
     Args:
         model: A model that `nest` has prepared.
-        bits: A prepared width.
+        bits: A prepared width, or a width for each layer, as `omc.nested.switch` takes it.
 
     Raises:
         InputTypeError, InputError, ModelError: As `omc.nested.switch`.
     """
     state = checked_nesting(model)
-    check_prepared(state, bits)
-    before = state.bits
-    _switch(model, state, int(bits))
+    bits, before = assigned(model, state, bits), state.bits
+    _switch(model, state, bits)
     try:
         yield model
     finally:
@@ -118,17 +145,40 @@ def at_width(model, bits):
 @nested.switch.register
 def _(target: tf.keras.Model, bits):
     state = checked_nesting(target)
-    check_prepared(state, bits)
-    _switch(target, state, int(bits))
+    _switch(target, state, assigned(target, state, bits))
     return target
+
+
+def assigned(model, state, bits):
+    """What a caller gave for a width, as `Nesting.use` takes it: an int, or a tuple of several.
+
+    Raises:
+        InputTypeError, InputError: As `omc.nested.switch`.
+    """
+    each = assigning.widths(model, state.variables, state.options.widths[0], bits)
+    if each is None:
+        check_prepared(state, bits)
+        return int(bits)
+    for variable, width in zip(state.variables, each):
+        nested.format_at(variable.codec.format, width)
+    for width in sorted(set(each)):
+        _check_fitted(state, width)
+    return each if len(set(each)) > 1 else each[0]
+
+
+def switch_back(model, bits):
+    """Has a nested model use widths that `described` gave."""
+    _switch(model, nesting_of(model), tuple(bits) if isinstance(bits, list) else bits)
 
 
 def _switch(model, state, bits):
     if bits == state.bits:
         return
-    # What Keras traced is of one width; kept, so that switching back costs nothing.
+    # What Keras traced is of one width; kept, so that switching back costs nothing. Of allocations
+    # there are too many.
     compiled = getattr(model, "compiled_loss", None)
-    state.functions[state.bits] = compiled, {n: getattr(model, n) for n in _FUNCTIONS}
+    if not isinstance(state.bits, tuple):
+        state.functions[state.bits] = compiled, {n: getattr(model, n) for n in _FUNCTIONS}
     state.use(bits)
     made_for, functions = state.functions.get(bits, (None, {}))
     for name in _FUNCTIONS:
@@ -173,8 +223,9 @@ def attach(model, variables, options):
         variables: List of its `CompressedVariable`s that change their width.
         options: `Options`.
     """
-    shared = options.batchnorm == "shared"
-    batchnorms = [BatchNormSets(layer, shared) for layer in batchnorm_layers(model)]
+    shared, layers = options.batchnorm == "shared", batchnorm_layers(model)
+    fed = feeders(model, layers, variables)
+    batchnorms = [BatchNormSets(layer, shared, place) for layer, place in zip(layers, fed)]
     state = Nesting(options, variables, batchnorms)
     for variable in variables:
         variable.codec = dataclasses.replace(variable.codec, saturates=True)
@@ -212,6 +263,10 @@ def check_prepared(state, bits):
     """Raises the error of a width that a `Nesting` cannot be switched to."""
     for variable in state.variables:
         nested.format_at(variable.codec.format, bits)
+    _check_fitted(state, bits)
+
+
+def _check_fitted(state, bits):
     if bits in state.prepared:
         return
     if not state.tables and not state.batchnorms:
@@ -254,9 +309,14 @@ def described(model, variables):
     if state is None:
         return None
     places = {id(variable): place for place, variable in enumerate(variables)}
+    options = dataclasses.asdict(state.options)
+    if state.options.switching is None:
+        del options["switching"]  # As files were written before there was any.
+    else:
+        options["switching"]["traces"] = list(state.options.switching.traces)
     return {
-        **dataclasses.asdict(state.options),
-        "bits": state.bits,
+        **options,
+        "bits": list(state.bits) if isinstance(state.bits, tuple) else state.bits,
         "widths": list(state.options.widths),
         "prepared": sorted(state.prepared, reverse=True),
         "variables": [places[id(variable)] for variable in state.variables],
@@ -276,6 +336,8 @@ def restore(model, variables, structure):
     fields = {field.name for field in dataclasses.fields(Options)}
     options = {name: value for name, value in structure.items() if name in fields}
     options["widths"] = tuple(options["widths"])
+    if "switching" in options:
+        options["switching"] = Switching(**options["switching"])
     chosen = [variables[place] for place in structure["variables"]]
     state = attach(model, chosen, Options(**options))
     add_tables(model, state, [v for v, has in zip(chosen, structure["tables"]) if has])
@@ -283,7 +345,8 @@ def restore(model, variables, structure):
         for sets in state.batchnorms:
             sets.add(bits)
         state.prepared.add(bits)
-    state.use(structure["bits"])
+    bits = structure["bits"]
+    state.use(tuple(bits) if isinstance(bits, list) else bits)
 
 
 def _listed(widths):

@@ -68,17 +68,26 @@ class InputQuantizer:
         """(scale, offset), float32 []."""
         return tuple(tf.unstack(self.table.read_value()[self.row]))
 
+    @property
+    def levels(self):
+        """2^bits - 1, the largest code."""
+        return 2.0**self.bits - 1.0
+
+    def choose(self, function):
+        """What a function of the width gives."""
+        return function(self.bits)
+
     def __call__(self, x):
         """Q(x) in the dtype of x."""
         scale, offset = self.parameters()
-        return tf.cast(quantize(tf.cast(x, tf.float32), scale, offset, self.bits), x.dtype)
+        wide = tf.cast(x, tf.float32)
+        return tf.cast(self.choose(lambda bits: quantize(wide, scale, offset, bits)), x.dtype)
 
     def gradient(self, x, dy):
         """(dx, gradient for the table) of a loss, given that for Q(x)."""
         scale, offset = self.parameters()
-        dx, *both = quantize_gradient(
-            tf.cast(x, tf.float32), tf.cast(dy, tf.float32), scale, offset, self.bits
-        )
+        wide, dy = tf.cast(x, tf.float32), tf.cast(dy, tf.float32)
+        dx, *both = self.choose(lambda bits: quantize_gradient(wide, dy, scale, offset, bits))
         place = tf.one_hot(self.row, self.table.shape[0])[:, tf.newaxis]
         return tf.cast(dx, x.dtype), place * tf.stack(both)
 

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.mixed_precision.autocast_variable import AutoCastVariable
 
-from omc import artifacts, nested
+from omc import artifacts
 from omc.errors import ArtifactError, InputTypeError, ModelError
 from omc.formats import FP32
 from omc.keras import nesting, wrapping
@@ -84,7 +84,7 @@ def load(path, model):
         if structure:
             nesting.restore(model, stored_order(model), structure)
     elif structure:
-        nested.switch(model, structure["bits"])
+        nesting.switch_back(model, structure["bits"])
     for variable, entry in zip(stored_order(model), artifact.entries):
         compressed = isinstance(variable, CompressedVariable)
         stored = variable.buffer if compressed else variable
@@ -181,8 +181,9 @@ def _base_entries(path, artifact, structure, model, plain):
     if plain and structure:
         return artifact.entries[: structure["variables_before"]]
     mine = nesting.described(model, stored_order(model))
-    # The width in use is a matter of the moment.
-    theirs, mine = ({**(s or {}), "bits": None} for s in (structure, mine))
+    # The width in use is a matter of the moment, and how widths are drawn one of training.
+    moment = {"bits": None, "switching": None}
+    theirs, mine = ({**(s or {}), **moment} for s in (structure, mine))
     if theirs != mine:
         raise ArtifactError(
             "path",

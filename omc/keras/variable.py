@@ -31,7 +31,8 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
     decodes for the op at hand; `read_value()` is the explicit way.
 
     Attributes:
-        codec: `Codec` or `AlternativeCodec` of the buffer.
+        codec: `Codec` or `AlternativeCodec` of the buffer; `omc.keras.switching.SwitchedCodec`
+            while a width is drawn for it.
         buffer: tf.Variable, uint8 [nbytes]: all that is stored.
         served: How layers got the value so far: None before the first call; "transient" where it
             was dense for one op at a time; "dense" once it had to stay dense until backward.
@@ -215,7 +216,8 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         def forward():
             with tf.control_dependencies([there(indices)]):
                 buffer = read(self.buffer)
-            return [rows.decode_rows(self.codec, buffer, indices)]
+            choose = getattr(self.codec, "choose", lambda function: function(self.codec))
+            return [choose(lambda codec: rows.decode_rows(codec, buffer, indices))]
 
         def gradient(upstream):
             values = tf.reshape(upstream, tf.concat([[-1], self.shape[1:]], axis=0))

@@ -82,7 +82,9 @@ def install(model, variables, plan, create):
         create: (original, planned, index) -> `CompressedVariable`.
     """
     _forget_masks(model)
-    gc.collect()  # Building leaves initial values behind, in cycles that hold them dense.
+    # Building leaves initial values behind, in cycles that hold them dense; they are young. All of
+    # the program's objects would take a tenth of a second and more.
+    gc.collect(1)
     places = Places(model, variables)
     # The largest last, when most of the others are packed: encoding takes its dense size once more.
     order = sorted(range(len(plan)), key=lambda index: plan[index].spec.dense_bytes)

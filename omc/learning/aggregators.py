@@ -10,6 +10,8 @@ import tensorflow_federated as tff
 def weighted(federation, answer, weight):
     """One client's terms of the sum: list of float32 tensors, weight * what the server reads.
 
+    Where widths are allocated, the last one is of what the client says of its widths.
+
     A client that diverged has weight 0 and counts 0, though 0 * NaN is not.
 
     Args:
@@ -17,8 +19,11 @@ def weighted(federation, answer, weight):
         answer: List of tensors, what the client sent.
         weight: float32 scalar.
     """
-    read = federation.uplink.decode(federation.plan.trainable, answer)
-    return [tf.where(weight > 0.0, weight * value, 0.0) for value in read]
+    plan, answer, further = federation.plan, list(answer), []
+    if plan.allocates:
+        further = [plan.widths.terms(plan, answer.pop(), weight)]
+    read = federation.uplink.decode(plan.trainable, answer)
+    return [tf.where(weight > 0.0, weight * value, 0.0) for value in read] + further
 
 
 class WeightedSum:
@@ -30,7 +35,7 @@ class WeightedSum:
         Args:
             federation: `Federation`.
         """
-        specs = [variable.spec for variable in federation.plan.trainable]
+        specs = federation.sum_specs
         self._totals = [tf.Variable(tf.zeros(spec.shape, spec.dtype)) for spec in specs]
         self._weight = tf.Variable(0.0)
         signature = [federation.answer_specs, tf.TensorSpec([], tf.float32)]
@@ -48,7 +53,7 @@ class WeightedSum:
         self._add([tf.convert_to_tensor(value) for value in answer], tf.constant(weight))
 
     def take(self):
-        """Returns (mean, sum of weights), float32 tensors, and starts anew."""
+        """Returns (mean, sum of weights), as of `build_aggregator`, and starts anew."""
         weight = self._weight.read_value()
         mean = [tf.math.divide_no_nan(total, weight) for total in self._totals]
         for variable in (*self._totals, self._weight):
@@ -65,10 +70,11 @@ def build_aggregator(federation, answer_type):
 
     Returns:
         Weighted `tff.templates.AggregationProcess`; its result is a list of float32 tensors, one a
-        trainable variable: sum_k(w_k * read(v_k)) / sum_k(w_k), zeros where all weights are 0.
+        trainable variable: sum_k(w_k * read(v_k)) / sum_k(w_k), zeros where all weights are 0; and
+        one more of the clients' widths, where these are allocated.
         Its measurements are the sum of weights.
     """
-    specs = [variable.spec for variable in federation.plan.trainable]
+    specs = federation.sum_specs
 
     @tff.tensorflow.computation
     def zero():

@@ -5,9 +5,11 @@ import collections
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from omc.codecs import AlternativeCodec
 from omc.keras import CompressedVariable
 from omc.learning import byte_counts, models
-from omc.learning.uplinks.base import LocalResult, fold_in
+from omc.learning.bit_plane_work import EVERY, BitPlaneWork
+from omc.learning.uplinks.base import LocalResult, fold_in, one_at_a_time
 
 
 class ClientTrainer:
@@ -31,7 +33,8 @@ class ClientTrainer:
         self._model = plan.build(received)
         self._variables = plan.variables(self._model)
         self._trainable = self._variables[: plan.num_trainable]
-        self._run = tf.function(self._train, autograph=False)
+        self._planes = BitPlaneWork(plan, self._variables) if plan.allocates else None
+        self._run = tf.function(self._train, autograph=False, reduce_retracing=True)
 
     @property
     def variables(self):
@@ -47,7 +50,8 @@ class ClientTrainer:
             round_number, client: int32 scalars, seeds of the rounding.
 
         Returns:
-            (result, weight, metrics, stats): the uplink's tensors; the number of examples (float32;
+            (result, weight, metrics, stats): the uplink's tensors, and under FedMPQ what the client
+            says of its widths; the number of examples (float32;
             0 where training left finite numbers); the model's unfinalized metrics; counts of this
             client (bytes int64) but for what it downloaded, and squared errors.
         """
@@ -60,34 +64,43 @@ class ClientTrainer:
         seed = tf.constant([self._plan.policy.seed % 2**31, 1], tf.int32)
         for word in (round_number, client):
             seed = fold_in(seed, word)
+        received = one_at_a_time(list(zip(self._plan.codecs, received)), lambda pair: paired(*pair))
         for variable, value in zip(self._variables, received):
             compressed = isinstance(variable, CompressedVariable)
             (variable.buffer if compressed else variable).assign(value)
             if compressed:  # Another stream for each client and round, so that errors average out.
                 variable.reseed(seed[0])
         self._model.reset_metrics()
+        held = _parameter_nbytes(self._variables)
+        code_bits = self._planes.code_bits() if self._planes else None
         examples, finite = self._steps(dataset)
+        dropped = self._planes.reduce() if self._planes else None
         results = [
             LocalResult(described, value, variable)
             for described, value, variable in zip(self._plan.trainable, received, self._trainable)
         ]
         answer = self._uplink.encode(results, seed)
+        tensors = list(answer.tensors)
+        if self._planes:
+            tensors.append(self._plan.widths.report(client, self._planes.widths(), dropped))
         answers = tf.cast(examples > 0.0, tf.int64)  # Without data a client has nothing to send.
         stats = collections.OrderedDict(
             answers=answers,
             clients=tf.constant(1, tf.int64),
-            parameter_bytes=_parameter_nbytes(self._variables),
-            uplink_bytes=answers * models.serialized_nbytes(answer.tensors),
+            parameter_bytes=held,
+            uplink_bytes=answers * models.serialized_nbytes(tensors),
             uplink_energy=answer.energy,
             uplink_error=answer.error,
         )
-        return answer.tensors, tf.where(finite, examples, 0.0), stats
+        if self._planes:
+            stats["code_bits"] = code_bits
+        return tensors, tf.where(finite, examples, 0.0), stats
 
     def _steps(self, dataset):
         """Takes a step on every batch; returns (examples, whether all stayed finite)."""
 
         def step(state, batch):
-            examples, finite, slots = state
+            examples, finite, slots, steps = state
             with tf.GradientTape() as tape:
                 output = self._model.forward_pass(batch, training=True)
             gradients = tape.gradient(output.loss, self._trainable)
@@ -96,15 +109,52 @@ class ClientTrainer:
             if count is None:
                 count = tf.shape(tf.nest.flatten(output.predictions)[0])[0]
             finite &= tf.reduce_all(tf.math.is_finite(output.loss))
-            return examples + tf.cast(count, tf.float32), finite, slots
+            slots, steps = self._pulled(slots, steps + 1, EVERY)
+            return examples + tf.cast(count, tf.float32), finite, slots, steps
 
         slots = tuple(map(self._optimizer.initialize, self._trainable))
-        start = (tf.constant(0.0), tf.constant(True), slots)
-        examples, finite, _ = _over_batches(iter(models.untuned(dataset)), start, step)
+        start = (tf.constant(0.0), tf.constant(True), slots, tf.constant(0))
+        batches = iter(models.untuned(dataset))
+        examples, finite, slots, steps = _over_batches(batches, start, step)
+        self._pulled(slots, steps, 1)
         for variable in self._trainable:
             if not isinstance(variable, CompressedVariable):
                 finite &= tf.reduce_all(tf.math.is_finite(variable.read_value()))
         return examples, finite
+
+    def _pulled(self, slots, steps, least):
+        """Steps along FedMPQ's lasso, once `least` are due; (slots, steps due) afterwards."""
+        if not self._planes or not self._planes.pulls:
+            return slots, steps
+        return tf.cond(
+            steps >= least,
+            lambda: (self._planes.pull(slots, self._optimizer, steps), tf.constant(0)),
+            lambda: (slots, steps),
+        )
+
+
+def paired(codec, received):
+    """What a client received, with codes that come in pairs only.
+
+    The second rounding of codes may give a narrow integer its lowest code, -2 of INT2, which
+    nothing that trains can hold (`omc.transforms`). Were it left for the first step to saturate,
+    that would be sent as if it had been learnt.
+
+    Args:
+        codec: `Codec`, `AlternativeCodec` or None.
+        received: Buffer of the codec, or a float32 tensor.
+    """
+    if isinstance(codec, AlternativeCodec):
+        # Its length is known where TensorFlow is eager, and would contradict the other branches.
+        received = tf.raw_ops.PlaceholderWithDefault(input=received, shape=[None])
+        return codec.switch(received, paired) if any(map(_lopsided, codec.codecs)) else received
+    if codec is None or not _lopsided(codec):
+        return received
+    return codec.add(received, tf.zeros(codec.shape))
+
+
+def _lopsided(codec):
+    return codec.saturates and codec.format.kind == "int"
 
 
 def _each_batch(iterator, state, step):

@@ -118,8 +118,12 @@ class ControlledFedAvg:
             lambda *values: downlink.offer(plan, values, ())[0], autograph=False
         )
         self._choices = tf.function(
-            lambda *words: tf.stack(downlink.choices(plan, (), *words)), autograph=False
+            lambda allocation, *words: tf.stack(
+                downlink.choices(plan.allocated(allocation), (), *words)
+            ),
+            autograph=False,
         )
+        self._reallocate = tf.function(federation.reallocate, autograph=False)
 
     def initialize(self):
         """The state before the first round."""
@@ -131,7 +135,7 @@ class ControlledFedAvg:
                 [w.numpy() for w in weights.trainable], [w.numpy() for w in weights.non_trainable]
             ),
             _round(0),
-            (),
+            _to_numpy(self._federation.plan.initial_allocation()),
             (),
             _to_numpy(self._optimizer.initialize(specs)),
         )
@@ -158,7 +162,7 @@ class ControlledFedAvg:
         weights, number = state.global_model_weights, np.int32(state.distributor["round"])
         values = [*weights.trainable, *weights.non_trainable]
         offer = _to_numpy(self._offer(*map(tf.convert_to_tensor, values)))
-        arguments = self._arguments(offer.sent, number, client_data)
+        arguments = self._arguments(offer.sent, number, state.client_work, client_data)
         counts, metrics = collections.Counter(), []
         self._sum.take()  # A round that failed may have left something.
         for result, client_metrics, client_counts in runtime.map(work, arguments):
@@ -168,15 +172,14 @@ class ControlledFedAvg:
             counts.update(dict(zip(names, client_counts)))
         mean, total_weight = self._sum.take()
         new_weights, new_optimizer, rejected = self._step(state, mean, total_weight)
+        allocation = _to_numpy(self._reallocate(_to_tensors(state.client_work), mean))
         client_work = collections.OrderedDict()
         if metrics:
-            client_work["traffic"] = _to_numpy(
-                byte_counts.summarize(counts, self._federation.plan.widths)
-            )
+            client_work["traffic"] = _to_numpy(byte_counts.summarize(counts, self._federation.plan))
             client_work["train"] = runtime.call(finalize_metrics, metrics)
         link = {key: count - before[key] for key, count in _crossed(runtime).items()}
         return tff.learning.templates.LearningProcessOutput(
-            State(new_weights, _round(number + 1), (), (), new_optimizer),
+            State(new_weights, _round(number + 1), allocation, (), new_optimizer),
             collections.OrderedDict(
                 distributor=collections.OrderedDict(distortion=offer.distortion, round=number),
                 client_work=client_work,
@@ -199,10 +202,12 @@ class ControlledFedAvg:
             weights, state.distributor, state.client_work, state.aggregator, state.finalizer
         )
 
-    def _arguments(self, sent, round_number, client_data):
+    def _arguments(self, sent, round_number, allocation, client_data):
+        allocation = _to_tensors(allocation)
         for dataset in client_data:
             client = np.int32(identities.client_id(dataset))
-            choices = self._choices(tf.constant(round_number), tf.constant(client)).numpy()
+            words = tf.constant(round_number), tf.constant(client)
+            choices = self._choices(allocation, *words).numpy()
             chosen = [tensors[choice] for tensors, choice in zip(sent, choices)]
             yield models.payload(chosen), dataset, client, round_number
 
@@ -213,9 +218,7 @@ class ControlledFedAvg:
         gradient = self._federation.pseudo_gradient(trainable, mean, total_weight)
         if not all(bool(tf.reduce_all(tf.math.is_finite(value))) for value in gradient):
             return weights, state.finalizer, True
-        optimizer, moved = self._optimizer.next(
-            tf.nest.map_structure(tf.convert_to_tensor, state.finalizer), trainable, gradient
-        )
+        optimizer, moved = self._optimizer.next(_to_tensors(state.finalizer), trainable, gradient)
         moved = tff.learning.models.ModelWeights(_to_numpy(moved), weights.non_trainable)
         return moved, _to_numpy(optimizer), False
 
@@ -227,6 +230,10 @@ def _round(number):
 
 def _crossed(runtime):
     return sum((link.traffic for link in runtime.links), collections.Counter())
+
+
+def _to_tensors(value):
+    return tf.nest.map_structure(tf.convert_to_tensor, value)
 
 
 def _to_numpy(value):

@@ -95,18 +95,38 @@ class Federation:
     @property
     def answer_specs(self):
         """tf.TensorSpecs of what a client sends, a list."""
-        return self.uplink.specs(self.plan.trainable)
+        further = [self.plan.widths.report_spec(self.plan)] if self.plan.allocates else []
+        return [*self.uplink.specs(self.plan.trainable), *further]
+
+    @property
+    def sum_specs(self):
+        """Specs (with shape and dtype) of what the server sums up, a list; see `weighted`."""
+        specs = [variable.spec for variable in self.plan.trainable]
+        if self.plan.allocates:
+            specs.append(tf.TensorSpec(self.plan.widths.report_spec(self.plan).shape, tf.float32))
+        return specs
+
+    def reallocate(self, allocation, mean):
+        """What the server knows of the clients' widths after a round; () for nothing.
+
+        Args:
+            allocation: The same from before, as of `ModelPlan.initial_allocation`.
+            mean: As in `pseudo_gradient`.
+        """
+        if not self.plan.allocates:
+            return ()
+        return self.plan.widths.next(self.plan, allocation, list(mean)[-1])
 
     def pseudo_gradient(self, weights, mean, total_weight):
         """What the server's optimizer is given for a gradient, a list of float32 tensors.
 
         Args:
             weights: The server's trainable weights.
-            mean: The mean of what was read of the clients, one tensor a weight.
+            mean: The mean of what was read of the clients, one tensor a weight, and maybe more.
             total_weight: float32 scalar; where it is 0 nothing shall move.
         """
         if self.uplink.averages == "changes":
-            return list(mean)
+            return list(mean)[: len(weights)]
         return [tf.where(total_weight > 0.0, w - m, 0.0) for w, m in zip(weights, mean)]
 
 

@@ -4,17 +4,17 @@ import collections
 import dataclasses
 import functools
 import itertools
-from typing import Optional
+from typing import Any, Optional
 
 import tensorflow as tf
 import tensorflow_federated as tff
 
 from omc.codecs import AlternativeCodec, raw_codec
-from omc.errors import InputTypeError
+from omc.errors import InputError, InputTypeError
 from omc.keras import CompressedVariable
 from omc.keras.wrapping import rounding_seed
 from omc.learning.uplinks.base import TrainableVariable
-from omc.learning.widths import Widths, checked_policy
+from omc.learning.widths import ClientWidths
 from omc.policies import Policy, VariableSpec, quantized_mask
 
 
@@ -29,7 +29,9 @@ class ModelPlan:
         num_trainable: How many of them are trainable.
         creation: For each variable, its rank in the order in which `model_fn` creates variables
             (integer ones not counted; -1 for those).
-        widths: `Widths` of the clients, or None where all hold the policy's format.
+        widths: `ClientWidths`, or None where all hold the policy's format.
+        allocation: What the server knows of the clients' widths in a round, tensors, where widths
+            allocate; None for that before the first round.
     """
 
     model_fn: collections.abc.Callable
@@ -37,7 +39,8 @@ class ModelPlan:
     planned: tuple
     num_trainable: int
     creation: tuple
-    widths: Optional[Widths] = None
+    widths: Optional[ClientWidths] = None
+    allocation: Any = None
 
     @classmethod
     def of(cls, model_fn, policy, widths=None):
@@ -45,11 +48,12 @@ class ModelPlan:
 
         Raises:
             InputTypeError: `model_fn` is not callable or returns no VariableModel.
-            InputError: An override of the policy matches nothing; or `widths` are wrong.
+            InputError: An override of the policy matches nothing; or `widths` are wrong, or have
+                nothing to allocate.
         """
-        policy, widths = Policy.of(policy), Widths.of(widths)
+        policy, widths = Policy.of(policy), ClientWidths.of(widths)
         if widths is not None:
-            checked_policy(widths, policy)
+            widths.check(policy)
         if not callable(model_fn):
             raise InputTypeError("model_fn", "a no-arg function", type(model_fn).__name__)
         created = []
@@ -71,14 +75,31 @@ class ModelPlan:
             )
         variables = [*model.trainable_variables, *model.non_trainable_variables]
         ranks = {id(variable): rank for rank, variable in enumerate(created)}
+        planned = policy.candidates([VariableSpec.of(v) for v in variables])
+        if getattr(widths, "allocates", False) and not any(p.partial for p in planned):
+            tip = "no weight matrix is left to the policy's own format."
+            raise InputError("widths", "a model with something to allocate", "none", tip)
         return cls(
             model_fn=model_fn,
             policy=policy,
-            planned=policy.candidates([VariableSpec.of(v) for v in variables]),
+            planned=planned,
             num_trainable=len(model.trainable_variables),
             creation=tuple(ranks.get(id(variable), -1) for variable in variables),
             widths=widths,
         )
+
+    @property
+    def allocates(self):
+        """Whether clients' widths are allocated anew in every round."""
+        return self.widths is not None and self.widths.allocates
+
+    def initial_allocation(self):
+        """What the server knows of the clients' widths before the first round; () for nothing."""
+        return self.widths.initial(self) if self.allocates else ()
+
+    def allocated(self, allocation):
+        """The plan of a round, with what the server knows in it; itself where that is nothing."""
+        return dataclasses.replace(self, allocation=allocation) if self.allocates else self
 
     @functools.cached_property
     def alternatives(self):
@@ -143,10 +164,16 @@ class ModelPlan:
         Returns:
             List of int32 scalars, 0 where there is no choice.
         """
-        width = tf.constant(0) if self.widths is None else self.widths.index(client)
+        places = itertools.repeat(tf.constant(0))
+        if self.widths is not None:
+            places = iter(tf.unstack(self.widths.places_of(self, self.widths.index(client))))
         return [
-            tf.where(quantized, width, len(codecs) - 1) if len(codecs) > 1 else tf.constant(0)
-            for codecs, quantized in zip(self.alternatives, self.mask(round_number, client))
+            tf.where(quantized, next(places), len(codecs) - 1)
+            if planned.partial and len(codecs) > 1
+            else tf.constant(0)
+            for planned, codecs, quantized in zip(
+                self.planned, self.alternatives, self.mask(round_number, client)
+            )
         ]
 
     def build(self, payload):

@@ -48,7 +48,8 @@ def build_weighted_fed_avg(
             "rotated" (EDEN). docs/uplinks.md tells them apart.
         metrics_aggregator: As in TFF; `tff.learning.metrics.sum_then_finalize` by default.
         widths: None, or the widths that clients hold the model at: a sequence of bits, (8, 4, 2),
-            or an `omc.learning.Widths`. The server packs its master in the policy's format; a
+            an `omc.learning.Widths`, or an `omc.learning.FedMPQ`, which gives every layer a width
+            under each client's budget. The server packs its master in the policy's format; a
             client gets that at its own width by the second rounding (`omc.nested`), stores and
             trains nothing wider, and answers at its width; the mean is over decoded values. Widths
             below the policy's need an uplink of changes.
@@ -109,7 +110,15 @@ def _compose(federation):
 
     @tff.tensorflow.computation(weights_type, mean_type, np.float32)
     def gradient_of(weights, mean, total_weight):
-        return federation.pseudo_gradient(weights.trainable, mean, total_weight)
+        return federation.pseudo_gradient(list(weights.trainable), mean, total_weight)
+
+    @tff.tensorflow.computation
+    def initial_allocation():
+        return federation.plan.initial_allocation()
+
+    @tff.tensorflow.computation(initial_allocation.type_signature.result, mean_type)
+    def reallocate(allocation, mean):
+        return federation.reallocate(allocation, mean)
 
     @tff.tensorflow.computation
     def initial_round():
@@ -123,7 +132,7 @@ def _compose(federation):
             State(
                 tff.federated_eval(initial_weights, tff.SERVER),
                 tff.federated_eval(initial_round, tff.SERVER),
-                tff.federated_value((), tff.SERVER),
+                tff.federated_eval(initial_allocation, tff.SERVER),
                 aggregator.initialize(),
                 finalizer.initialize(),
             )
@@ -135,7 +144,7 @@ def _compose(federation):
     def next_fn(state, client_data):
         weights, round_number = state.global_model_weights, state.distributor["round"]
         offer, memory, distortion = tff.federated_map(
-            pack, (weights, state.distributor["memory"], round_number)
+            pack, (weights, state.distributor["memory"], round_number, state.client_work)
         )
         result, work_measurements = clients(tff.federated_broadcast(offer), client_data)
         up = aggregator.next(state.aggregator, result.update, result.update_weight)
@@ -147,7 +156,7 @@ def _compose(federation):
             State(
                 final.result,
                 remember(memory, round_number, client_data),
-                state.client_work,
+                tff.federated_map(reallocate, (state.client_work, up.result)),
                 up.state,
                 final.state,
             )
@@ -182,18 +191,30 @@ def _compose(federation):
 
 
 def _build_pack(federation):
-    """Computation from (master, memory, round) to (all that clients get, memory, distortion)."""
+    """Computation from (master, memory, round, allocation) to all that clients get, memory,
+    distortion.
+    """
     plan, downlink = federation.plan, federation.downlink
 
     @tff.tensorflow.computation
     def memory():
         return downlink.memory(plan)
 
-    @tff.tensorflow.computation(models.weights_type(plan), memory.type_signature.result, np.int32)
-    def pack(weights, memory, round_number):
+    @tff.tensorflow.computation
+    def allocation():
+        return plan.initial_allocation()
+
+    @tff.tensorflow.computation(
+        models.weights_type(plan),
+        memory.type_signature.result,
+        np.int32,
+        allocation.type_signature.result,
+    )
+    def pack(weights, memory, round_number, allocation):
         values = [*weights.trainable, *weights.non_trainable]
         offer, new_memory = downlink.offer(plan, values, memory)
         everything = collections.OrderedDict(
+            allocation=allocation,
             held=models.payload(map(models.payload, offer.held)),
             known=downlink.known_to_clients(memory),
             round=round_number,
@@ -215,7 +236,8 @@ def _build_client_work(federation, offer_type):
     @tff.tensorflow.computation(offer_type, federation.data_type)
     def work(offer, dataset):
         client, round_number = identities.id_of(dataset), offer["round"]
-        choices = downlink.choices(plan, offer["known"], round_number, client)
+        own = plan.allocated(offer["allocation"])
+        choices = downlink.choices(own, offer["known"], round_number, client)
         payload, held = (
             downlinks.pick([list(t.values()) for t in offer[name].values()], choices)
             for name in ("sent", "held")
@@ -224,7 +246,7 @@ def _build_client_work(federation, offer_type):
 
     @tff.tensorflow.computation(work.type_signature.result[2])
     def summary(counts):
-        return byte_counts.summarize(counts, plan.widths)
+        return byte_counts.summarize(counts, plan)
 
     @tff.federated_computation(
         tff.FederatedType(offer_type, tff.CLIENTS, all_equal=True),

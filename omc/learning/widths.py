@@ -5,6 +5,7 @@ once, and a client receives, stores, trains and returns buffers of its own width
 That clients of several widths are averaged as they decode is ours; so is how widths are given out.
 """
 
+import abc
 import collections
 import dataclasses
 import itertools
@@ -20,8 +21,69 @@ from omc.errors import InputError, InputTypeError, OmcError
 from omc.policies import Policy, VariableSpec
 
 
+class ClientWidths(abc.ABC):
+    """Which widths clients hold a model at: what a plan asks for, `Widths` and `FedMPQ` alike.
+
+    Attributes:
+        bits: Tuple of ints, one a class of clients, which traffic is counted by.
+        allocates: Whether widths change from layer to layer and round to round, and the server
+            remembers an allocation.
+    """
+
+    allocates = False
+
+    @classmethod
+    def of(cls, widths):
+        """The object itself, or equal shares of a sequence of widths; None for None."""
+        return widths if widths is None or isinstance(widths, ClientWidths) else Widths(widths)
+
+    @property
+    def narrowest(self):
+        """Least bits that a client may hold (int)."""
+        return min(self.bits)
+
+    @abc.abstractmethod
+    def index(self, client):
+        """Position in `bits` of a client's class, int32 [], in TensorFlow ops.
+
+        Args:
+            client: Its id, an int32 scalar.
+        """
+
+    @abc.abstractmethod
+    def codecs(self, codec):
+        """What a variable of the policy's codec may be stored in, a list of `Codec`s.
+
+        Raises:
+            InputError: A width that the format does not have, or integers without a transform.
+        """
+
+    def places_of(self, plan, index):
+        """For each variable with widths, which of its `codecs` a class holds; int32 [variables].
+
+        Args:
+            plan: `ModelPlan`.
+            index: Position of the class in `bits`, int or int32 [].
+        """
+        return tf.fill([sum(planned.partial for planned in plan.planned)], index)
+
+    def check(self, policy):
+        """Refuses policies that do not have such widths, whatever the model is.
+
+        Args:
+            policy: `omc.Policy`.
+
+        Raises:
+            InputError: As `codecs`, or an FP32 policy.
+        """
+        if policy.format.is_fp32:
+            tip = "for example 'INT8'."
+            raise InputError("widths", "a policy whose format has lower widths", "FP32", tip)
+        self.codecs(Codec(policy.format, (1,), policy.transform is not None))
+
+
 @dataclasses.dataclass(frozen=True)
-class Widths:
+class Widths(ClientWidths):
     """The width of every client, a function of its id.
 
     A client that is not named draws its width from (seed, id), so it has the same one in every
@@ -76,11 +138,6 @@ class Widths:
             expected = f"{len(self.bits)} numbers from 0, one a width, not all of them 0"
             raise InputError("shares", expected, shares)
         return tuple(map(float, shares))
-
-    @classmethod
-    def of(cls, widths):
-        """The object itself, or equal shares of a sequence of widths; None for None."""
-        return widths if widths is None or isinstance(widths, cls) else cls(widths)
 
     def index(self, client):
         """Position in `bits` of a client's width, int32 [], in TensorFlow ops.
@@ -157,17 +214,13 @@ def checked_policy(widths, policy):
     """Refuses widths that the policy's format does not have, whatever the model is.
 
     Args:
-        widths: `Widths`.
+        widths: `ClientWidths`.
         policy: `omc.Policy` or a format's name.
 
     Raises:
-        InputError: As `Widths.codecs`, or an FP32 policy.
+        InputError: As `ClientWidths.check`.
     """
-    policy = Policy.of(policy)
-    if policy.format.is_fp32:
-        tip = "for example 'INT8'."
-        raise InputError("widths", "a policy whose format has lower widths", "FP32", tip)
-    widths.codecs(Codec(policy.format, (1,), policy.transform is not None))
+    widths.check(Policy.of(policy))
 
 
 def _sequence(argument, expected, value):

@@ -3,6 +3,7 @@
 from omc.mixed_precision.allocation import Allocation, AllocationRow, BudgetUse
 from omc.mixed_precision.allocator import FORMATS, Allocator, allocate
 from omc.mixed_precision.exact import Exact
+from omc.mixed_precision.hasb import hasb
 from omc.mixed_precision.hutchinson import traces
 from omc.mixed_precision.measuring import entropy_nbytes
 from omc.mixed_precision.problem import Budget, Problem, Solution
@@ -25,5 +26,6 @@ __all__ = [
     "Solution",
     "allocate",
     "entropy_nbytes",
+    "hasb",
     "traces",
 ]

@@ -7,10 +7,12 @@ import tensorflow as tf
 
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.formats import Format
+from omc.keras.nesting import nesting_of
 from omc.mixed_precision import limits, sensitivities, strategies
 from omc.mixed_precision.allocation import Allocation, AllocationRow, BudgetUse, pattern
 from omc.mixed_precision.lagrangian import multiplier
 from omc.mixed_precision.measuring import Measured, entropy_nbytes
+from omc.mixed_precision.nested_measuring import NestedMeasured, formats_of, stored_policy
 from omc.mixed_precision.peak import within_peak
 from omc.mixed_precision.problem import Problem
 from omc.policies import Policy
@@ -45,6 +47,11 @@ def allocate(
     >>> print(policy); policy.plot("widths.png")
     >>> omc.wrap(model, policy)
 
+    Of a nested model (`omc.nest`) widths are chosen for the matrices that change theirs, out of
+    those that are prepared, and `omc.nested.switch(model, policy)` reads it so, without retraining.
+    Errors are then those of the second rounding, and bytes those of a device that has the
+    allocation alone.
+
     Args:
         model: A built `tf.keras.Model`, plain or wrapped; it is left as it is.
         bits: Most bits of a code, on average over the weights that are allocated. Codes alone
@@ -56,9 +63,9 @@ def allocate(
             `Problem` -> `Solution`.
         sensitivity: "error", "hessian", "hessian_error", "hasb_printed" or "hasb_code"; None for
             "hessian_error" where `data` is given and "error" where not.
-        formats: Formats (or names) to choose from.
+        formats: Formats (or names) to choose from; of a nested model by default its widths.
         policy: `Policy` (or a format's name) that tells which variables are quantized and how;
-            what it overrides stays as it says.
+            what it overrides stays as it says. Not for a nested model, which says so itself.
         data: Batches for the Hessian, see `omc.mixed_precision.traces`, as for the next three.
         loss: Loss for the Hessian; None for the compiled one.
         probes: Probes for the Hessian.
@@ -74,7 +81,7 @@ def allocate(
         InputError: No budget, or one that no allocation can meet (the message tells the least
             possible); an unknown strategy or sensitivity; nothing to allocate; a policy with
             partial quantization; weights that are not finite; no data, loss or `step_peak` where
-            one is needed.
+            one is needed; for a nested model, a format that is no width of it, or a policy.
         InputTypeError: An argument of the wrong type.
         FormatError: An unknown format.
         ModelError: The model is not built.
@@ -115,11 +122,20 @@ class Allocator:
         self._policy = _checked_policy(policy)
         self._data = data
         hessian = dict(data=data, loss=loss, probes=probes, seed=seed)
+        is_nested, default = nesting_of(model) is not None, formats == FORMATS
         formats = _checked_formats(formats)
         if not callable(coded_nbytes):
             expected = "a function (buffer, codec) -> bytes"
             raise InputTypeError("coded_nbytes", expected, coded_nbytes)
-        self._measured = Measured(model, formats, self._policy, hessian, coded_nbytes)
+        if is_nested:
+            if policy != "INT8":
+                got = f"a policy for {model.name!r}, which is nested"
+                raise InputError("policy", "none, for what is stored stays as it is", got)
+            self._policy = stored_policy(model)
+            formats = formats_of(model, None if default else formats)
+            self._measured = NestedMeasured(model, formats, hessian, coded_nbytes)
+        else:
+            self._measured = Measured(model, formats, self._policy, hessian, coded_nbytes)
         self.names = tuple(self._measured.members)
         if not self.names:
             tip = "biases, statistics and what the policy overrides are not allocated."

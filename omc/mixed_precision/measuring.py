@@ -136,7 +136,7 @@ class Measured:
         """Bytes on the wire of one variable under each codec."""
         values = self._values(place)
         return [
-            _counted(self._coded_nbytes(codec.encode(values).numpy(), codec)) for codec in codecs
+            counted(self._coded_nbytes(codec.encode(values).numpy(), codec)) for codec in codecs
         ]
 
 
@@ -169,7 +169,12 @@ def _squared_error(values, codec):
     return float(np.square(difference, out=difference).sum())
 
 
-def _counted(nbytes):
+def counted(nbytes):
+    """A count of bytes that a caller's function returned, int.
+
+    Raises:
+        InputError: It is none.
+    """
     try:
         whole = int(nbytes)
     except (TypeError, ValueError):

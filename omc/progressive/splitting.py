@@ -76,7 +76,7 @@ def split(model, stages, known=None):
                 each.append(digest)
             continue
         grows = growing is None or id(variable) in growing
-        chain = _chain(variable, codec, formats if grows else formats[-1:])
+        chain = _chain(variable, codec, formats if grows else formats[-1:], growing is None)
         chain = [chain[0]] * (len(formats) - len(chain)) + chain
         for stage, digest in enumerate(before.digests(place, chain)):
             digests[stage].append(digest)
@@ -230,7 +230,7 @@ def _wrapped(model, formats):
     return found
 
 
-def _chain(variable, codec, formats):
+def _chain(variable, codec, formats, centred):
     """List of (buffer, codec), one a stage, of a variable whose last codec is given."""
     if isinstance(variable, CompressedVariable):
         buffer = variable.buffer.numpy()
@@ -243,7 +243,8 @@ def _chain(variable, codec, formats):
             # The highest, for to round twice is not to round once.
             above = next((held for held in reversed(found) if _holds(held[1], fmt)), None)
             if above is not None:
-                buffer = nested.extract_buffer(tf.constant(above[0]), above[1], fmt.bits).numpy()
+                given = tf.constant(above[0]), above[1], fmt.bits
+                buffer = nested.extract_buffer(*given, centred).numpy()
                 found.insert(0, (buffer, nested.extracted_codec(above[1], fmt.bits)))
                 continue
             dense = codec.decode(tf.constant(target[0])) if dense is None else dense

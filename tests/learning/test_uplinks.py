@@ -7,6 +7,7 @@ import tensorflow as tf
 from omc.codecs import AlternativeCodec, Codec, raw_codec
 from omc.errors import InputError, InputTypeError
 from omc.formats import Format
+from omc.keras import CompressedVariable
 from omc.learning import uplinks
 from omc.learning.uplinks import Dithered, LocalResult, Rotated, TrainableVariable, Update, Weights
 from omc.policies import VariableSpec
@@ -169,7 +170,8 @@ def test_update_and_weights_are_in_the_variables_own_codec():
     for described, buffer in ((codec, codec.encode(values)), (both, codec.encode(values))):
         spec = VariableSpec("v", (20, 30), tf.float32, True)
         variable = TrainableVariable(0, spec, described)
-        result = LocalResult(variable, buffer, Held(np.zeros((20, 30), np.float32)))
+        ended = CompressedVariable(described, codec.encode(tf.zeros([20, 30])), "v")
+        result = LocalResult(variable, buffer, ended)
         read, answer, nbytes = crossed(Update(), [result])
         assert nbytes == codec.nbytes
         np.testing.assert_allclose(read[0], values, atol=2 * np.abs(values).max() / 127)

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 import omc
 from omc.errors import InputError
-from tff_sims import central_data, central_training
+from omc.keras.nesting import checked_nesting
+from tff_sims import central_allocations, central_data, central_training
 from tff_sims.central_settings import CentralSettings, check, parsed
 from tff_sims.results import load_weights
 from tff_sims.tasks.base import Classification
@@ -128,6 +129,39 @@ def test_the_rate_reaches_zero_with_the_last_step_of_the_last_width(tmp_path, mo
     assert seen == [(steps, pytest.approx(last, rel=1e-4))]
 
 
+def test_widths_are_drawn_and_allocations_are_measured(tmp_path, fp32):
+    """--switching=hasb --budgets: three steps a batch, and every sensitivity at every budget."""
+    settings = dataclasses.replace(
+        NESTED, epochs=2, bits="8,4,2", extra_bits="", read_by_shift=False, init=str(fp32[0])
+    )
+    settings = dataclasses.replace(settings, switching="hasb", budgets="3,4.5")
+    assert settings.passes == 3 and settings.limits == [3.0, 4.5]
+    summary = central_training.train(settings, tmp_path)
+    assert list(summary["accuracies"]) == ["8", "4", "2"]
+    rows = summary["allocations"]
+    wanted = [(b, s) for b in (3.0, 4.5) for s in central_allocations.SENSITIVITIES]
+    assert [(row["budget"], row["sensitivity"]) for row in rows] == wanted
+    model = omc.load(tmp_path / "model.omc", NESTED.make_task().build_model())
+    counts = [v.codec.count for v in checked_nesting(model).variables]
+    for row in rows:
+        widths = list(row["widths"].values())
+        average = np.dot(widths, counts) / sum(counts)
+        assert row["bits"] == pytest.approx(average) and average <= row["budget"]
+        assert 0 <= row["accuracy"] <= 1 and 0 <= row["accuracy_calibrated"] <= 1
+        bytes_ = summary["bytes_at_width"]
+        assert bytes_["2"] <= row["nbytes"] < bytes_["8"]
+    omc.nested.switch(model, {"*": 4})
+    assert central_allocations.stored_at(model) == summary["bytes_at_width"]["4"]
+    assert len(checked_nesting(model).options.switching.traces) == len(counts)
+
+
+def test_runs_without_allocations_have_settings_and_results_as_before(fp32, nested):
+    for _, summary in (fp32, nested):
+        assert summary["switching"] is None and summary["budgets"] is None
+        assert "allocations" not in summary
+    assert TINY.passes == 1 and NESTED.passes == 2 and not NESTED.limits
+
+
 def test_without_epochs_it_is_a_calibration(tmp_path, fp32):
     settings = dataclasses.replace(NESTED, epochs=0, init=str(fp32[0]), bits="8,6")
     summary = central_training.train(settings, tmp_path)
@@ -229,6 +263,13 @@ def test_widths_are_parsed(text, widths):
         ({"schedule": "step"}, "schedule"),
         ({"evaluate": "train"}, "evaluate"),
         ({"init": "nowhere"}, "init"),
+        ({"switching": "hasp", "method": "nested"}, "switching"),
+        ({"switching": "hasb"}, "switching"),
+        ({"switching": "hasb", "method": "nested", "bits": "8"}, "bits"),
+        ({"budgets": "3"}, "budgets"),
+        ({"budgets": "3,x", "method": "nested"}, "budgets"),
+        ({"budgets": "9", "method": "nested"}, "budgets"),
+        ({"budgets": "", "method": "nested"}, "budgets"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_flag(changes, flag, tmp_path):

@@ -10,6 +10,7 @@
   python -m tff_sims.tables nested --task=keywords              # another table
   python -m tff_sims.tables nested --task=pictures --domain=DATA
   python -m tff_sims.tables traffic --task=digits               # bytes both ways, part by part
+  python -m tff_sims.tables progressive --task=keywords         # a model in parts, few bits first
 
 Each run has its own folder in --out, and its own share of the cores. The same command goes on where
 it stopped, killed or not; what is finished is never run again. Exit status: 0, or 1 where a run
@@ -31,8 +32,9 @@ from tff_sims.tables.runner import run_jobs  # noqa: E402
 
 _MOST_AT_ONCE = 4
 # Each a module of this package with TASKS and build(task, quick) -> plan.Table. Where WITH_DOMAIN
-# has tasks whose data the user has to name, build(task, quick, domain).
-TABLES = ("omc", "nested", "traffic")
+# has tasks whose data the user has to name, build(task, quick, domain); where WITH_PEERS is true,
+# build(..., peers_python=...).
+TABLES = ("omc", "nested", "traffic", "progressive")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,7 +63,13 @@ def main(arguments=None, python=(sys.executable,)):
     if (given and not wanted) or (wanted and not (given or arguments.list or arguments.report)):
         expected = "the folder or zip of its data" if wanted else "none"
         return _refuse(f"--domain: expected {expected} with task {task}, but got {given!r}.")
-    table = module.build(task, arguments.quick, *([given] if wanted else []))
+    peers = {"peers_python": arguments.peers_python} if hasattr(module, "WITH_PEERS") else {}
+    if arguments.peers_python and not peers:
+        return _refuse(
+            f"--peers_python: expected none with table {arguments.table}, but got "
+            f"{arguments.peers_python!r}."
+        )
+    table = module.build(task, arguments.quick, *([given] if wanted else []), **peers)
     sections = [section.name for section in table.sections]
     if arguments.only not in (None, *sections):
         return _refuse(
@@ -97,6 +105,9 @@ def _parse(arguments):
     parser.add_argument("table", choices=TABLES, help="whose table")
     parser.add_argument("--task", help="task to learn; the table's own by default")
     parser.add_argument("--domain", help="folder or zip of the data, for task pictures")
+    parser.add_argument(
+        "--peers_python", help="a Python that has other coders, for table progressive"
+    )
     parser.add_argument("--quick", action="store_true", help="short form: ends in 10 minutes")
     parser.add_argument("--only", help="name of the only section to run (see --list)")
     parser.add_argument(

@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from tff_sims.tables import widths
+from tff_sims.tables import deliveries, widths
 from tff_sims.tables.grid import Grid
 from tff_sims.tables.plan import Claim, WidthSection
 from tff_sims.tables.readings import mean, paired, plain, std, summed, with_spread
@@ -24,7 +24,7 @@ def summaries(table, folder):
         Dict of run name -> dict of seed -> the run's summary, and in it "error": word error rate or
         share of wrong answers in percent, the mean over the run's last evaluations (`plan.Run`);
         and where there are accuracies at several widths, "errors" and "shift_errors" likewise, each
-        a dict of the width, a str, -> percent.
+        a dict of the width, a str, -> percent; of a delivery what `deliveries.derived` returns.
     """
     found = {}
     for name, run in table.runs.items():
@@ -35,6 +35,7 @@ def summaries(table, folder):
                 **_both_ways(summary),
                 "error": _error(run, summary, folder.rounds(name, seed)),
                 **_errors(summary),
+                **deliveries.derived(summary),
             }
             for seed, summary in of_seeds.items()
             if summary is not None
@@ -67,12 +68,14 @@ def section_grids(section, table, found):
     """A section as a list of `Grid`s.
 
     Args:
-        section: `plan.Section` or `plan.WidthSection`.
+        section: `plan.Section`, `plan.WidthSection` or `deliveries.DeliverySection`.
         table: `plan.Table`.
         found: What `summaries` returned.
     """
     if isinstance(section, WidthSection):
         return widths.grids(section, found)
+    if isinstance(section, deliveries.DeliverySection):
+        return deliveries.grids(section, found)
     return [section_grid(section, table, found)]
 
 
@@ -200,8 +203,8 @@ def _claimed(claim, table, found):
     known = bool(sums)
     return dict(
         what=claim.what,
-        wanted=f"at most {claim.limit:g} points",
-        measured=known and f"{with_spread(mean(sums), std(sums), '+.2f')} points",
+        wanted=f"at most {claim.limit:g} {claim.unit}",
+        measured=known and f"{with_spread(mean(sums), std(sums), '+.2f')} {claim.unit}",
         known=known,
         met=known and mean(sums) <= claim.limit,
         seeds=len(sums),

@@ -9,6 +9,7 @@ from typing import Optional
 SIMULATE = "tff_sims.simulate"
 EVALUATE = "tff_sims.evaluate"
 CENTRAL = "tff_sims.central"
+DELIVER = "tff_sims.deliver"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +79,12 @@ class Reading:
     Attributes:
         run: Name of the run.
         key: Key of its summary, as `figures.summaries` returns it.
-        width: Key within that, where it holds a figure for each width.
+        width: Key within that, where it holds a figure for each width, or chain of stages (a str).
     """
 
     run: str
     key: str = "error"
-    width: Optional[int] = None
+    width: object = None
 
     @property
     def text(self):
@@ -204,12 +205,14 @@ class Claim:
     Attributes:
         what: The sum in words.
         terms: Tuple of (factor, `Reading`).
-        limit: Largest allowed mean over the seeds, in points.
+        limit: Largest allowed mean over the seeds.
+        unit: Of the sum: "points", or "%".
     """
 
     what: str
     terms: tuple
     limit: float
+    unit: str = "points"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +253,7 @@ class Table:
         legend: How to read it, one line below the title.
         metric: Heading of the error: "WER" or "error"; both in percent, less is better.
         runs: Dict of name -> `Run`; a run stands behind the one it starts from.
-        sections: Tuple of `Section` and `WidthSection`.
+        sections: Tuple of `Section`, `WidthSection` and `deliveries.DeliverySection`.
         seeds: Tuple of ints.
         page: Name of its page and files; None for its name.
         targets: Tuple of `Target` and `Claim`.

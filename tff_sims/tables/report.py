@@ -72,7 +72,8 @@ def result(table, folder):
 def command(table):
     """The command that makes a table."""
     run = next(iter(table.runs.values()))
-    places = [f"--{place}={place.upper()}" for place in run.places]
+    named = dict.fromkeys(place for run in table.runs.values() for place in run.places)
+    places = [f"--{place}={place.upper()}" for place in named]
     flags = [f"--task={run.flags['task']}", *places, *(["--quick"] if table.quick else [])]
     return shlex.join(["python", "-m", "tff_sims.tables", table.name, *flags])
 

@@ -9,9 +9,9 @@ from omc.coding import graph as coding
 from omc.errors import InputError, InputTypeError
 from omc.learning import models
 from omc.learning.downlinks.base import Offer
-from omc.learning.downlinks.coded import Coded
+from omc.learning.downlinks.coded import Coded, at
 from omc.learning.downlinks.codes import distortion
-from omc.nested import extract_buffer, widen_buffer
+from omc.nested import widen_buffer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +98,7 @@ class Changes(Coded):
                 lambda c=codec, v=value: c.encode(v),
             )
             buffer = tf.ensure_shape(buffer, [codec.nbytes])
-            same = narrow.format == codec.format
-            current = buffer if same else extract_buffer(buffer, codec, narrow.format.bits)
+            current = at(narrow, codec, codec, buffer)
             olds = tf.unstack(olds)
             sent.append(
                 [

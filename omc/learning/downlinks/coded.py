@@ -20,6 +20,7 @@ class Coded(Downlink):
 
     With fewer `bits` than it stores it gets the second rounding of the codes (`omc.nested`) and
     holds its values in its own format: it trains as finely as ever from a start that is coarser.
+    Integers are read centred (`omc.nested.extract_buffer`), since nothing else would mend the bias.
     The server's float32 master keeps what was rounded away, so that nothing is lost for good.
 
     Variables in float32 are sent as they are. Needs the native ops where clients train and where
@@ -65,7 +66,7 @@ class Coded(Downlink):
             buffer = codec.encode(value)
             sent.append([self._coded(planned, own, value, buffer) for own in alternatives])
             narrow = self.sent_codec(planned, codec)
-            packed.append((value, narrow.decode(_at(narrow, codec, buffer))))
+            packed.append((value, narrow.decode(at(narrow, codec, codec, buffer))))
         return Offer(sent, [[] for _ in sent], distortion(packed)), memory
 
     def specs(self, plan):
@@ -99,7 +100,7 @@ class Coded(Downlink):
         if own.format.is_fp32:
             return coding.encode_buffer(to_bytes(value), own)
         narrow = self.sent_codec(planned, own)
-        return coding.encode_buffer(_at(narrow, planned.codec, buffer), narrow)
+        return coding.encode_buffer(at(narrow, own, planned.codec, buffer), narrow)
 
     def _received(self, planned, data, codecs, choice):
         def decoded(own):
@@ -111,7 +112,16 @@ class Coded(Downlink):
         return tf.switch_case(choice, [lambda own=own: decoded(own) for own in codecs])
 
 
-def _at(narrow, codec, buffer):
-    """Buffer in a narrower codec, of one in the policy's."""
-    same = narrow.format == codec.format
-    return buffer if same else extract_buffer(buffer, codec, narrow.format.bits)
+def at(narrow, own, codec, buffer):
+    """Buffer of what is sent to a client, of one in the policy's codec.
+
+    Args:
+        narrow: `Codec` of what is sent.
+        own: `Codec` that the client stores.
+        codec: The policy's.
+        buffer: uint8 [codec.nbytes].
+    """
+    if narrow.format == codec.format:
+        return buffer
+    # A client that stores no more trains at that width, and gets what is nested.
+    return extract_buffer(buffer, codec, narrow.format.bits, centred=narrow.format != own.format)

@@ -22,7 +22,7 @@ class Update(VariableUplink):
         if codec is None:
             return change
         if isinstance(codec, AlternativeCodec):
-            return codec.encode_as(result.received, change, seed)
+            return codec.encode_as(result.stored(), change, seed)
         return codec.encode(change, seed)
 
     def decode_variable(self, variable, tensor):

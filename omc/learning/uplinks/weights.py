@@ -24,7 +24,7 @@ class Weights(Uplink):
         Raises:
             InputError: There are widths below the policy's.
         """
-        if widths is not None and min(widths.bits) < policy.format.bits:
+        if widths is not None and widths.narrowest < policy.format.bits:
             expected = f"one of changes, such as 'update', with widths {widths.bits} of "
             tip = "a mean of coarser weights would pull the server's to their grid."
             raise InputError("uplink", expected + policy.format.name, "weights", tip)

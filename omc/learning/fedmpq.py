@@ -1,0 +1,234 @@
+"""FedMPQ: a width for every layer and client, under each client's budget, anew each round."""
+
+import collections
+import dataclasses
+import numbers
+from typing import Optional
+
+import numpy as np
+import tensorflow as tf
+
+from omc.errors import InputError, InputTypeError
+from omc.learning.widths import ClientWidths, Widths
+from omc.mixed_precision.bit_planes import NARROWEST, integer_codec
+from omc.mixed_precision.graph import prune_and_grow
+
+STRATEGIES = ("pruning_growing", "fixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class FedMPQ(ClientWidths):
+    """Mixed-precision quantization under budgets (FedMPQ, arXiv 2311.18129, CVPR 2024).
+
+    Every client has a budget of bits a weight, and holds each layer at a width of its own, so that
+
+        sum_l n_l bits_l <= budget * sum_l n_l
+
+    over the variables that the policy quantizes by its own format (not by an override). A round:
+
+    - a client downloads the server's codes at its widths, by the second rounding (`omc.nested`);
+    - it trains with the bit-level group lasso (`omc.mixed_precision.bit_planes.lasso_gradient`),
+      whose steps the client's optimizer takes in one, after all of its training and after every
+      32 steps of it (ours: that costs a client neither memory nor much time);
+    - it drops planes that are nearly empty (`reduce_buffer`), and sends what changed, with its
+      widths and how many planes went;
+    - the server averages what it decodes, and with p_k ~ examples_k budget_k
+
+          N_l = round(sum_k p_k bits_lk),     delta_l = round(1 + sum_k p_k dropped_lk)
+
+      from which pruning-growing makes the widths of each budget for the next round
+      (`omc.mixed_precision.graph.prune_and_grow`): clients of one budget hold alike.
+
+    In the first round every layer has its client's budget. A budget counts stored bits, the sign
+    among them; the official code leaves the sign out (ours). Widths go from 2 bits to the policy's.
+
+    Attributes:
+        budgets: Bits a weight, a tuple of ints.
+        shares: How many clients draw each budget, in proportion; None for equal shares.
+        assigned: Dict of client id -> budget, for clients whose budget is known.
+        seed: Seed of the draw, an int.
+        lasso: Lambda, the factor of the lasso in the loss, a number from 0.
+        threshold: Density of bits below which a plane goes, from 0 (only what is empty) to below 1;
+            None for no precision reduction.
+        strategy: "pruning_growing", or "fixed" for every layer at the budget in all rounds; that
+            with `lasso=0, threshold=None` is AQFL, and the same as `Widths(budgets)`.
+
+    Raises:
+        InputTypeError: No sequence of integers, no numbers, no dict.
+        InputError: As `Widths`, with `budgets` for its `widths`; a budget below 2 bits; `lasso`,
+            `threshold` or `strategy` out of what is allowed.
+    """
+
+    budgets: tuple = (2, 4, 6, 8)
+    shares: Optional[tuple] = None
+    assigned: collections.abc.Mapping = dataclasses.field(default_factory=dict)
+    seed: int = 0
+    lasso: float = 0.005
+    threshold: Optional[float] = 0.03
+    strategy: str = STRATEGIES[0]
+
+    allocates = True
+
+    def __post_init__(self):
+        try:
+            classes = Widths(self.budgets, self.shares, self.assigned, self.seed)
+        except (InputError, InputTypeError) as error:
+            if error.argument != "widths":
+                raise
+            expected = error.expected.replace("bit widths or an omc.learning.Widths", "bits")
+            expected = expected.replace("width", "budget")
+            raise type(error)("budgets", expected, error.got, "such as (2, 4, 6, 8).") from None
+        object.__setattr__(self, "budgets", classes.bits)
+        object.__setattr__(self, "shares", classes.shares)
+        object.__setattr__(self, "_classes", classes)
+        if min(self.budgets) < NARROWEST:
+            tip = "a sign and one bit are the least that a weight is stored in."
+            raise InputError("budgets", f"at least {NARROWEST} bits", self.budgets, tip)
+        _check_number("lasso", self.lasso, lambda v: 0 <= v < np.inf, "a number from 0")
+        if self.threshold is not None:
+            expected = "a density from 0 to below 1, or None"
+            _check_number("threshold", self.threshold, lambda v: 0 <= v < 1, expected)
+        if self.strategy not in STRATEGIES:
+            raise InputError("strategy", f"one of {STRATEGIES}", self.strategy)
+
+    @property
+    def bits(self):
+        """As `Widths.bits`, which traffic is counted by: the budgets."""
+        return self.budgets
+
+    @property
+    def narrowest(self):
+        """As `ClientWidths.narrowest`."""
+        narrows = self.threshold is not None or self.strategy != "fixed"
+        return NARROWEST if narrows else min(self.budgets)
+
+    def index(self, client):
+        """Position in `budgets` of a client's, int32 [], in TensorFlow ops."""
+        return self._classes.index(client)
+
+    def check(self, policy):
+        """As `ClientWidths.check`.
+
+        Raises:
+            InputError: A format that is no integer, or has fewer bits than a budget; partial
+                quantization; a lasso whose pulls nearest rounding would lose.
+        """
+        if policy.format.kind != "int" and not policy.format.is_fp32:
+            tip = "such as 'INT8': planes are those of integers' magnitudes."
+            raise InputError("widths", "a policy in INT2 to INT8", policy.format.name, tip)
+        super().check(policy)
+        if policy.fraction < 1:
+            tip = "what it leaves in float32 is beyond every budget."
+            raise InputError("fraction", "1 with FedMPQ", policy.fraction, tip)
+        if self.lasso and policy.rounding != "stochastic":
+            tip = "nearest rounding loses pulls of less than half a step; or lasso=0."
+            raise InputError("rounding", "'stochastic' with a lasso", policy.rounding, tip)
+
+    def codecs(self, codec):
+        """What a variable may be stored in: the policy's format first, INT2 last."""
+        self._classes.codecs(codec)  # Budgets above the format's bits are refused.
+        widths = range(codec.format.bits, NARROWEST - 1, -1)
+        return [integer_codec(codec, bits) for bits in widths]
+
+    def initial(self, plan):
+        """What the server knows of the clients' widths before the first round.
+
+        Args:
+            plan: `ModelPlan`.
+
+        Returns:
+            OrderedDict of int32 tensors: dropped [variables], of the last round; mean_bits
+            [variables], of the last round's clients after reduction; widths [budgets, variables].
+        """
+        count = len(_sizes(plan))
+        return collections.OrderedDict(
+            dropped=tf.zeros([count], tf.int32),
+            mean_bits=tf.fill([count], max(self.budgets)),
+            widths=tf.tile(tf.constant(self.budgets)[:, tf.newaxis], [1, count]),
+        )
+
+    def places_of(self, plan, index):
+        """As `ClientWidths.places_of`."""
+        allocation = plan.allocation or self.initial(plan)
+        return plan.policy.format.bits - allocation["widths"][index]
+
+    def report_spec(self, plan):
+        """tf.TensorSpec of what a client says of its widths: uint8, budget | widths | dropped."""
+        return tf.TensorSpec([1 + 2 * len(_sizes(plan))], tf.uint8)
+
+    def report(self, client, widths, dropped):
+        """What a client says of its widths, uint8, as in `report_spec`.
+
+        Args:
+            client: Its id, an int32 scalar.
+            widths: int32 [variables], after reduction.
+            dropped: int32 [variables], planes.
+        """
+        budget = tf.constant(self.budgets)[self.index(client)]
+        return tf.cast(tf.concat([[budget], widths, dropped], axis=0), tf.uint8)
+
+    def terms(self, plan, report, weight):
+        """A client's terms of the sums p, p * widths and p * dropped; float32 [1 + 2 variables].
+
+        What a client says beyond its contract counts as at its limits.
+
+        Args:
+            plan: `ModelPlan`.
+            report: As of `report`.
+            weight: Examples, a float32 scalar.
+        """
+        budget, widths, dropped = tf.split(tf.cast(report, tf.float32), [1, *self._halves(plan)])
+        widest = float(plan.policy.format.bits)
+        budget = tf.clip_by_value(budget, min(self.budgets), max(self.budgets))
+        widths = tf.clip_by_value(widths, NARROWEST, widest)
+        dropped = tf.clip_by_value(dropped, 0.0, widest - NARROWEST)
+        return weight * budget * tf.concat([[1.0], widths, dropped], axis=0)
+
+    def next(self, plan, allocation, terms):
+        """What the server knows after a round; as it was where nobody answered.
+
+        Args:
+            plan: `ModelPlan`.
+            allocation: As of `initial`.
+            terms: float32, the sum (or any multiple) of the clients' `terms`.
+        """
+        total, widths, dropped = tf.split(terms, [1, *self._halves(plan)])
+        bits = tf.cast(tf.round(tf.math.divide_no_nan(widths, total)), tf.int32)
+        lost = tf.cast(tf.round(tf.math.divide_no_nan(dropped, total)), tf.int32)
+        new = collections.OrderedDict(dropped=lost, mean_bits=bits, widths=allocation["widths"])
+        if self.strategy != "fixed":
+            new["widths"] = self._pruned_and_grown(plan, bits, 1 + lost)
+        answered = total[0] > 0.0
+        return collections.OrderedDict(
+            (name, tf.where(answered, value, allocation[name])) for name, value in new.items()
+        )
+
+    def _pruned_and_grown(self, plan, bits, delta):
+        sizes, widest = _sizes(plan), plan.policy.format.bits
+        limits = [budget * self.weights(plan) for budget in self.budgets]
+        return tf.stack(
+            [prune_and_grow(bits, delta, sizes, limit, NARROWEST, widest) for limit in limits]
+        )
+
+    def _halves(self, plan):
+        return [len(_sizes(plan))] * 2
+
+    def weights(self, plan):
+        """How many weights share a budget (int)."""
+        return sum(_sizes(plan))
+
+    def share(self, plan, position):
+        """n_l / sum n, of the variable at a position of the plan (float)."""
+        return plan.codecs[position].count / self.weights(plan)
+
+
+def _sizes(plan):
+    """Weights of each variable that has widths, a tuple of ints."""
+    return tuple(p.codec.count for p in plan.planned if p.partial)
+
+
+def _check_number(argument, value, allowed, expected):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InputTypeError(argument, expected, value)
+    if not allowed(value):
+        raise InputError(argument, expected, value)

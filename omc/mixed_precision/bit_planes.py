@@ -1,0 +1,216 @@
+"""Magnitude planes of stored codes: their group lasso and precision reduction (FedMPQ, BSQ).
+
+INTn stores w = s q + o with codes q = +-m in n bits: a sign and N = n - 1 magnitude planes,
+
+    m = sum_j 2^j b_j,     b_j in {0, 1},    j = N-1 (most significant) .. 0
+
+FedMPQ (2311.18129, CVPR 2024), after BSQ, calls N the width and keeps the sign apart; here a width
+is what is stored, the sign included, so that 2 bits is the least (ours). BSQ trains float planes;
+here codes are all there is, and both of its ideas are carried out on them, one variable dense at a
+time: `lasso_gradient` in the weights' own space, `reduce_buffer` in integers.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from omc import packing
+from omc.codecs import AlternativeCodec, Codec, in_chunks
+from omc.formats import Format
+
+WIDEST = 8
+NARROWEST = 2
+
+_EPSILON = 1e-8  # Of the lasso's root, as in the official code.
+_MAGNITUDES = 2 ** (WIDEST - 1)
+# Bit j of each magnitude, [magnitudes, planes].
+_BITS = (np.arange(_MAGNITUDES)[:, np.newaxis] >> np.arange(WIDEST - 1)) & 1
+_CHUNK = 1 << 16  # Columns of codes that are integers at a time.
+
+
+def integer_codec(codec, bits):
+    """The codec of the same variable in INTn.
+
+    Args:
+        codec: `Codec` of integers.
+        bits: n, 2 .. 8.
+
+    Returns:
+        `Codec`; narrower than `codec` it saturates, as in `omc.learning.Widths`.
+    """
+    narrower = bits < codec.format.bits
+    fmt = Format.parse(f"INT{bits}")
+    return Codec(fmt, codec.shape, codec.transform, saturates=codec.saturates or narrower)
+
+
+def magnitudes(codec, buffer):
+    """Magnitudes m of a buffer's codes.
+
+    The lowest code of INTn, which has no counterpart, counts as its neighbour.
+
+    Args:
+        codec: `Codec` of integers, or `AlternativeCodec` of such.
+        buffer: As the codec writes it.
+
+    Returns:
+        int8 [8, C], padding included, which is 0: as `omc.packing` arranges codes.
+    """
+    return tf.abs(_codes(codec, buffer))
+
+
+def histogram(matrix):
+    """How often each magnitude occurs.
+
+    Args:
+        matrix: int8 [8, C] of `magnitudes`.
+
+    Returns:
+        int32 [128]; that of 0 counts padding, too.
+    """
+
+    def chunk(begin, size):
+        part = tf.cast(tf.slice(matrix, [0, begin], [packing.ROWS, size]), tf.int32)
+        counts = tf.math.bincount(part, minlength=_MAGNITUDES, maxlength=_MAGNITUDES)
+        return [tf.reshape(counts, [_MAGNITUDES, 1])]
+
+    (counts,) = in_chunks(matrix.shape[1], _CHUNK, chunk)
+    return tf.reduce_sum(counts, axis=1)
+
+
+def plane_norms(matrix):
+    """||b_j|| of every plane, float32 [7], the least significant first; 1e-4 where no bit is set.
+
+    Args:
+        matrix: int8 [8, C] of `magnitudes`.
+    """
+    ones = tf.linalg.matvec(tf.constant(_BITS.T, tf.int32), histogram(matrix))
+    return tf.sqrt(tf.cast(ones, tf.float32) + _EPSILON)
+
+
+def lasso_gradient(codec, buffer, share):
+    """Gradient of the bit-level group lasso for the weights of one variable.
+
+    The penalty is FedMPQ's,
+
+        R = sum_l c_l sum_j sqrt(1e-8 + ||b_lj||^2),     c_l = (n_l / sum n) N_l
+        dR/db_j = c_l b_j / ||b_j||                                        (for binary planes)
+
+    In the space of weights, of which b_j is no function that could be differentiated, it is
+
+        dR/dw = c_l / (s sum_j 4^j) sum_j 2^j b_j / ||b_j||  sign(q):
+
+    a move dw is split over the planes as db_j = 2^j dw / (s sum_j 4^j), the least that adds up to
+    it. So a step along -(dL/dw + lambda dR/dw) has the direction of BSQ's: there planes take steps
+    -rate (s 2^j dL/dw + lambda dR/db_j), which move w by
+
+        s sum_j 2^j db_j = -rate s^2 sum_j 4^j (dL/dw + lambda dR/dw).
+
+    Only the rate differs, which here is that of the client's optimizer, for both terms.
+
+    Args:
+        codec: `Codec` of integers, or `AlternativeCodec` of such.
+        buffer: As the codec writes it.
+        share: n_l / sum n, a float or float32 []; a factor of R, too, if one likes.
+
+    Returns:
+        float32 tensor of the variable's shape.
+    """
+    if isinstance(codec, AlternativeCodec):
+        return codec.switch(buffer, lambda own, b: lasso_gradient(own, b, share))
+    codes, planes = _codes(codec, buffer), codec.format.bits - 1
+    weights = np.zeros(WIDEST - 1, np.float32)
+    weights[:planes] = planes * 2.0 ** np.arange(planes) / np.sum(4.0 ** np.arange(planes))
+    scale, _ = codec.transform_of(buffer)
+    per_bit = weights / plane_norms(tf.abs(codes))
+    pulls = tf.linalg.matvec(tf.constant(_BITS, tf.float32), per_bit) * (share / scale)
+    pulls = tf.concat([-pulls[:0:-1], pulls], axis=0)  # Of every code from -127 on.
+    flat = tf.reshape(codes, [-1])[: codec.count]
+    pulls = tf.gather(pulls, tf.cast(flat, tf.int32) + (_MAGNITUDES - 1))
+    return tf.reshape(pulls, codec.shape)
+
+
+def reduce_buffer(codec, buffer, threshold):
+    """Precision reduction: a buffer without the planes that hardly any weight has a bit in.
+
+    From the most significant plane on: one without a bit goes; one in which fewer than `threshold`
+    of the weights have a bit goes, too, and these weights become the largest that is left (the
+    dropped bit is or'ed into all lower ones); the first denser plane ends it. Then, from the least
+    significant plane on, sparse planes go and the scale doubles, as in the official code. One plane
+    and the sign are always left.
+
+    Args:
+        codec: `AlternativeCodec` of `integer_codec`s from 8 bits or fewer down to 2, in that order.
+        buffer: uint8 [None].
+        threshold: Density, a float from 0 to below 1; 0 to drop only what is empty.
+
+    Returns:
+        (buffer uint8 [None] of one of the codec's alternatives, planes dropped int32 []).
+    """
+    need = max(1, math.ceil(threshold * codec.count - 1e-9))  # Weights of a dense plane.
+    widths = tf.constant([own.format.bits for own in codec.codecs])
+    width, codes = widths[codec.index(buffer)], _codes(codec, buffer)
+    sizes = tf.abs(codes)
+    counts = histogram(sizes)
+    top = _planes_kept(counts, need)
+    largest = tf.bitwise.left_shift(1, top) - 1
+    low = _sparse_below(counts, largest, top, need)
+
+    def narrowed(begin, size):
+        part = tf.cast(tf.slice(codes, [0, begin], [packing.ROWS, size]), tf.int32)
+        kept = tf.bitwise.right_shift(tf.minimum(tf.abs(part), largest), low)
+        return tf.sign(part) * kept
+
+    def packed(own):
+        def chunk(begin, size):
+            planes = packing.pack(narrowed(begin, size), own.format.bits)
+            return [tf.reshape(plane, [-1, size]) for plane in planes]
+
+        planes = [tf.reshape(p, [-1]) for p in in_chunks(own.columns, _CHUNK, chunk)]
+        scale, offset = _transform(buffer)
+        scale *= tf.cast(tf.bitwise.left_shift(1, low), tf.float32)  # Exact.
+        trailer = tf.reshape(tf.bitcast(tf.stack([scale, offset]), tf.uint8), [-1])
+        return tf.concat([*planes, trailer], axis=0)
+
+    reduced = top - low + 1
+    place = tf.reduce_max(tf.where(tf.equal(widths, reduced), tf.range(len(codec.codecs)), 0))
+    branches = [lambda own=own: packed(own) for own in codec.codecs]
+    result = tf.cond(
+        tf.equal(reduced, width), lambda: buffer, lambda: tf.switch_case(place, branches)
+    )
+    return result, width - reduced
+
+
+def _codes(codec, buffer):
+    """Codes q, int8 [8, C], padding 0; the lowest of INTn becomes its neighbour."""
+    if isinstance(codec, AlternativeCodec):
+        return codec.switch(buffer, _codes)
+    bare = Codec(codec.format, (codec.count,), transform=False)
+    codes = tf.cast(bare.decode(buffer[: bare.nbytes]), tf.int8)
+    codes = tf.maximum(codes, np.int8(-codec.format.max))
+    codes = tf.pad(codes, [[0, packing.ROWS * codec.columns - codec.count]])
+    return tf.reshape(codes, [packing.ROWS, codec.columns])
+
+
+def _planes_kept(counts, need):
+    """Planes up to the most significant dense one, int32 [], at least 1."""
+    # What was or'ed into a plane from above has its bit set: all magnitudes from 2^j on count.
+    above = [tf.reduce_sum(counts[2**j :]) for j in range(WIDEST - 1)]
+    dense = tf.stack(above) >= need
+    return tf.maximum(tf.reduce_max(tf.where(dense, tf.range(1, WIDEST), 0)), 1)
+
+
+def _sparse_below(counts, largest, planes, need):
+    """Sparse planes at the lower end, int32 []; one plane is left."""
+    saturated = tf.minimum(tf.range(_MAGNITUDES), largest)
+    ones = [
+        tf.reduce_sum(counts * tf.bitwise.bitwise_and(tf.bitwise.right_shift(saturated, j), 1))
+        for j in range(WIDEST - 1)
+    ]
+    sparse = tf.cast(tf.stack(ones) < need, tf.int32)
+    return tf.minimum(tf.reduce_sum(tf.math.cumprod(sparse)), planes - 1)
+
+
+def _transform(buffer):
+    scale, offset = tf.unstack(tf.bitcast(tf.reshape(buffer[-8:], [2, 4]), tf.float32))
+    return scale, offset

@@ -1,0 +1,186 @@
+"""Bit planes of codes, beside integers and float64 in numpy."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omc import kernels
+from omc.codecs import AlternativeCodec, Codec
+from omc.formats import Format
+from omc.mixed_precision import PruningGrowing
+from omc.mixed_precision.bit_planes import (
+    histogram,
+    integer_codec,
+    lasso_gradient,
+    magnitudes,
+    reduce_buffer,
+)
+from omc.mixed_precision.graph import prune_and_grow
+from tests.mixed_precision.problems import INTEGERS, by_bits
+
+SCALE, OFFSET = np.float32(0.37), np.float32(0.013)
+
+
+def codec_of(bits, count):
+    widest = Codec(Format.parse("INT8"), (count,))
+    return integer_codec(widest, bits)
+
+
+def alternatives(count):
+    return AlternativeCodec([codec_of(bits, count) for bits in range(8, 1, -1)])
+
+
+def stored(codes, bits):
+    """Buffer of integer codes: planes by the plain codec, without anything under test."""
+    bare = Codec(Format.parse(f"INT{bits}"), (len(codes),), transform=False)
+    planes = bare.encode(tf.constant(codes, tf.float32)).numpy().tobytes()
+    trailer = np.array([SCALE, OFFSET], "<f4").tobytes()
+    return tf.constant(np.frombuffer(planes + trailer, np.uint8))
+
+
+def planes_of(m, bits):
+    """Magnitude planes, the most significant first, as the papers count them."""
+    return [(m >> j) & 1 for j in range(bits - 2, -1, -1)]
+
+
+def reduced_by_planes(codes, bits, threshold):
+    """Precision reduction plane by plane, as FedMPQ tells it: (signed codes, bits, doublings)."""
+    planes = planes_of(np.abs(codes), bits)
+    sparse = lambda plane: not plane.any() or np.mean(plane) < threshold  # noqa: E731
+    while len(planes) > 1 and sparse(planes[0]):
+        top = planes.pop(0)
+        planes = [top | plane for plane in planes]
+    doublings = 0
+    while len(planes) > 1 and sparse(planes[-1]):
+        planes.pop()
+        doublings += 1
+    m = sum(plane << j for j, plane in enumerate(reversed(planes)))
+    return np.sign(codes) * m, len(planes) + 1, doublings
+
+
+@st.composite
+def coded(draw):
+    """(codes, bits): codes that come in pairs, some of them concentrated near 0."""
+    bits = draw(st.integers(2, 8))
+    limit = 2 ** (bits - 1) - 1
+    most = draw(st.integers(0, limit))
+    few = st.one_of(st.integers(-most, most), st.just(0), st.just(0), st.integers(-limit, limit))
+    step = draw(st.sampled_from([1, 1, 2, 4]))
+    codes = np.array(draw(st.lists(few, min_size=1, max_size=70)))
+    return np.sign(codes) * (np.abs(codes) // step * step), bits
+
+
+@settings(max_examples=60, deadline=None)
+@given(coded(), st.sampled_from([0.0, 0.03, 0.2, 0.5]))
+def test_reduction_is_that_of_planes_one_by_one(case, threshold):
+    codes, bits = case
+    want, want_bits, doublings = reduced_by_planes(codes, bits, threshold)
+    codec = alternatives(len(codes))
+    buffer, dropped = reduce_buffer(codec, stored(codes, bits), threshold)
+    own = codec_of(want_bits, len(codes))
+    assert len(buffer) == own.nbytes and int(dropped) == bits - want_bits
+    np.testing.assert_array_equal(_signed(own, buffer), want)
+    scale, offset = own.transform_of(buffer)
+    assert scale.numpy() == SCALE * 2.0**doublings and offset.numpy() == OFFSET
+    if threshold == 0.0:  # Nothing is lost with what is empty.
+        value = codec.decode(stored(codes, bits)).numpy()
+        np.testing.assert_allclose(codec.decode(buffer).numpy(), value, rtol=1e-6, atol=1e-7)
+    again, more = reduce_buffer(codec, buffer, 0.0)
+    assert int(more) == 0 and again.numpy().tobytes() == buffer.numpy().tobytes()
+
+
+def _signed(codec, buffer):
+    codes = codec.codes(buffer).numpy()
+    half = 1 << (codec.format.bits - 1)
+    return ((codes & (2 * half - 1)) ^ half) - half
+
+
+@settings(max_examples=40, deadline=None)
+@given(coded(), st.booleans())
+def test_lasso_moves_as_float_planes_would(case, native):
+    """A small step of BSQ's planes along the lasso, in float64, beside our gradient's direction."""
+    codes, bits = case
+    share, m = 0.25, np.abs(codes)
+    planes = [plane.astype(float) for plane in planes_of(m, bits)]
+    rate = 1e-3
+    weights = 2.0 ** np.arange(len(planes) - 1, -1, -1)
+    steps = [
+        -rate * share * len(planes) * plane / math.sqrt(1e-8 + np.sum(plane**2)) for plane in planes
+    ]
+    moved = np.sign(codes) * SCALE * sum(w * step for w, step in zip(weights, steps))
+    want = -moved / (rate * float(SCALE) ** 2 * np.sum(weights**2))
+    codec, buffer = alternatives(len(codes)), stored(codes, bits)
+
+    def run():
+        return lasso_gradient(codec, buffer, share).numpy()
+
+    if native:
+        got = run()
+    else:
+        with kernels.pure():
+            got = run()
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+
+
+def test_lasso_is_the_derivative_of_the_penalty_along_the_least_move_of_planes():
+    """Finite differences of R in float planes, each weight moved by what it takes of its planes."""
+    rng = np.random.default_rng(0)
+    codes, bits, share = rng.integers(-7, 8, 50), 4, 0.5
+    planes = np.array(planes_of(np.abs(codes), bits), float)
+    weights = 2.0 ** np.arange(2, -1, -1)
+    codec, buffer = codec_of(bits, 50), stored(codes, bits)
+    got = lasso_gradient(codec, buffer, share).numpy()
+
+    def penalty(b):
+        return share * 3 * np.sum(np.sqrt(1e-8 + np.sum(b**2, axis=1)))
+
+    for place in np.flatnonzero(codes)[:10]:
+        up, down = planes.copy(), planes.copy()
+        for b, move in ((up, 1e-5), (down, -1e-5)):
+            b[:, place] += move * weights / (SCALE * np.sum(weights**2))
+        slope = (penalty(up) - penalty(down)) / 2e-5
+        assert got[place] == pytest.approx(np.sign(codes[place]) * slope, rel=1e-3, abs=1e-6)
+
+
+def test_large_variables_go_in_chunks(monkeypatch):
+    monkeypatch.setattr("omc.mixed_precision.bit_planes._CHUNK", 16)
+    codes = np.random.default_rng(1).integers(-3, 4, 1000)
+    codec, buffer = alternatives(1000), stored(codes, 6)
+    run = tf.function(
+        lambda b: (reduce_buffer(codec, b, 0.03), histogram(magnitudes(codec, b))),
+        input_signature=[tf.TensorSpec([None], tf.uint8)],
+    )
+    (reduced, dropped), counts = run(buffer)
+    assert int(dropped) == 3 and len(reduced) == codec_of(3, 1000).nbytes
+    np.testing.assert_array_equal(_signed(codec_of(3, 1000), reduced), codes)
+    np.testing.assert_array_equal(counts[:8], np.bincount(np.abs(codes), minlength=8))
+
+
+def test_the_lowest_code_counts_as_its_neighbour():
+    buffer = stored(np.array([-2, -1, 0, 1] * 10), 2)
+    codec = alternatives(40)
+    assert histogram(magnitudes(codec, buffer))[1] == 30
+    kept, dropped = reduce_buffer(codec, buffer, 0.9)
+    assert int(dropped) == 0 and kept.numpy().tobytes() == buffer.numpy().tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_pruning_growing_in_a_graph_is_the_one_in_numpy(data):
+    count = data.draw(st.integers(1, 7))
+    draw = lambda low, high: data.draw(  # noqa: E731
+        st.lists(st.integers(low, high), min_size=count, max_size=count)
+    )
+    counts, start, dropped = draw(1, 300), draw(2, 8), draw(0, 6)
+    budget = data.draw(st.integers(2, 8))
+    got = prune_and_grow(
+        tf.constant(start), 1 + tf.constant(dropped), counts, budget * sum(counts), 2, 8
+    )
+    problem = by_bits([[0.0] * 7] * count, counts, budget, INTEGERS)
+    solution = PruningGrowing(start=tuple(start), dropped=tuple(dropped))(problem)
+    assert tuple(got.numpy()) == tuple(INTEGERS[c].bits for c in solution.choices)
+    assert np.dot(got, counts) <= budget * sum(counts)

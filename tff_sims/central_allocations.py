@@ -1,0 +1,115 @@
+"""Widths a layer in central training: how they are drawn (HASB), and what allocations are worth."""
+
+import tensorflow as tf
+
+import omc
+from omc.keras.joint_training import width_of
+from omc.keras.nesting import checked_nesting
+
+SENSITIVITIES = ("hessian_error", "error", "hasb_printed", "hasb_code")
+"""What an allocation is to make least: ours, ours without a Hessian, and HASB's two."""
+
+_EXAMPLES = 256  # Training examples of the Hessian.
+_PROBES = 8
+_LOSS = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def switching(model, settings, data):
+    """The `omc.keras.Switching` of a run, from the weights that it starts from; None without.
+
+    Args:
+        model: A plain model.
+        settings: `CentralSettings`, complete.
+        data: `tff_sims.central_data.Data`.
+    """
+    if not settings.switching:
+        return None
+    return omc.mixed_precision.hasb(
+        model,
+        [_batch(data, settings)],
+        epochs=max(settings.epochs, 1),
+        batches=data.steps(settings.batch_size),
+        loss=_LOSS,
+        probes=_PROBES,
+        seed=settings.seed,
+    )
+
+
+def measured(model, settings, data, sample):
+    """What each budget and sensitivity gives, and the model of those widths without training.
+
+    BatchNorm sets are left with the statistics of the last allocation.
+
+    Args:
+        model: A trained nested model, calibrated.
+        settings: `CentralSettings`, complete.
+        data: `tff_sims.central_data.Data`.
+        sample: Inputs for BatchNorm statistics.
+
+    Returns:
+        List of dicts with keys budget, sensitivity, widths (of each nested variable), bits (their
+        average, a weight), accuracy (with the statistics of each width alone), accuracy_calibrated
+        (with those of the allocation) and nbytes (of a device that has it alone).
+    """
+    allocator = omc.mixed_precision.Allocator(
+        model, data=[_batch(data, settings)], loss=_LOSS, probes=_PROBES, seed=settings.seed
+    )
+    found = []
+    for limit in settings.limits:
+        for sensitivity in SENSITIVITIES:
+            allocation = allocator.allocate(bits=limit, sensitivity=sensitivity)
+            omc.nested.switch(model, allocation)
+            found.append(_row(model, limit, sensitivity, allocation))
+            found[-1]["accuracy"] = data.task.evaluate(model)["accuracy"]
+    # After all, for the next allocation would be read with what this one leaves.
+    accuracies = {}
+    for row in found:
+        widths = tuple(row["widths"].values())
+        if widths not in accuracies:
+            omc.calibrate(model, sample, row["widths"])
+            omc.nested.switch(model, row["widths"])
+            accuracies[widths] = data.task.evaluate(model)["accuracy"]
+        row["accuracy_calibrated"] = accuracies[widths]
+    return found
+
+
+def _row(model, limit, sensitivity, allocation):
+    variables = checked_nesting(model).variables
+    return {
+        "budget": limit,
+        "sensitivity": sensitivity,
+        "widths": {v.name.split(":")[0]: width_of(v.codec) for v in variables},
+        "bits": allocation.budgets[0].used,
+        "nbytes": stored_at(model),
+    }
+
+
+def _batch(data, settings):
+    """(inputs, labels) of some training examples, the same for every run of a seed."""
+    return data.labelled(_EXAMPLES, settings.seed)
+
+
+def stored_at(model, bits=None):
+    """Bytes of what a device keeps that has one width of a nested model alone, or those in use.
+
+    Codes as `omc.nested.extract` makes them, one BatchNorm set, one row of each table of quantizers
+    and the rest as it is; the lengths of the buffers that then exist.
+
+    Args:
+        model: A nested model.
+        bits: A prepared width; None for those that its layers are read at now.
+    """
+    state = checked_nesting(model)
+    nested = {id(v): bits or width_of(v.codec) for v in state.variables}
+    tables = {id(table) for table in state.tables.values()}
+    added = {id(v) for sets in state.batchnorms for v in sets.added_variables()}
+    total = 0
+    for variable in {id(v): v for v in model.variables}.values():
+        if id(variable) in nested:
+            value = omc.CompressedTensor(variable.buffer.read_value(), variable.codec)
+            total += omc.nested.extract(value, nested[id(variable)]).nbytes
+        elif id(variable) in tables:
+            total += variable[0].numpy().nbytes
+        elif id(variable) not in added:
+            total += getattr(variable, "buffer", variable).numpy().nbytes
+    return total
