@@ -1,7 +1,7 @@
 """Rate and error of the uplinks on what clients really changed, beside TFF's own packing.
 
 The change of one client: a network trained in float32 on scikit-learn's digits, then on the digits
-of five classes alone. Bits count all that is sent, seeds and scales included; the error is relative,
+of five classes alone. Bits count all that is sent, seeds and scales too; the error is relative,
 ||read - change||^2 / ||change||^2, and that of the mean over 100 such clients a hundredth of it
 where the uplink is unbiased. Seconds are the processor's, to encode and to decode.
 """
