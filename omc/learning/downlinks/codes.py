@@ -1,5 +1,7 @@
 """Downlink "codes": the weights in the format that a client stores them in."""
 
+import dataclasses
+
 import tensorflow as tf
 
 from omc.codecs import to_bytes
@@ -7,6 +9,7 @@ from omc.learning.downlinks.base import Downlink, Offer
 from omc.nested import extract_buffer
 
 
+@dataclasses.dataclass(frozen=True)
 class Codes(Downlink):
     """A client gets the buffers that it will store (OMC, 2205.03494).
 

@@ -1,9 +1,12 @@
 """Uplink "update": what changed, in the format of the weights."""
 
+import dataclasses
+
 from omc.codecs import AlternativeCodec
 from omc.learning.uplinks.base import VariableUplink
 
 
+@dataclasses.dataclass(frozen=True)
 class Update(VariableUplink):
     """A client sends Q(w' - w), each variable in the codec that the client holds it in (ours).
 

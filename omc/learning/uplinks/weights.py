@@ -1,11 +1,14 @@
 """Uplink "weights": whole weights, as the client holds them."""
 
+import dataclasses
+
 import tensorflow as tf
 
 from omc.errors import InputError
 from omc.learning.uplinks.base import Answer, Uplink
 
 
+@dataclasses.dataclass(frozen=True)
 class Weights(Uplink):
     """A client sends its buffers as they are; nothing is rounded for the uplink (OMC, 2205.03494).
 
