@@ -146,7 +146,7 @@ def _compose(federation):
         offer, memory, distortion = tff.federated_map(
             pack, (weights, state.distributor["memory"], round_number, state.client_work)
         )
-        result, work_measurements = clients(tff.federated_broadcast(offer), client_data)
+        result, work_measurements, ids = clients(tff.federated_broadcast(offer), client_data)
         up = aggregator.next(state.aggregator, result.update, result.update_weight)
         gradient = tff.federated_map(
             gradient_of, (weights, up.result, up.measurements.total_weight)
@@ -155,7 +155,7 @@ def _compose(federation):
         new_state = tff.federated_zip(
             State(
                 final.result,
-                remember(memory, round_number, client_data),
+                remember(memory, round_number, ids),
                 tff.federated_map(reallocate, (state.client_work, up.result)),
                 up.state,
                 final.state,
@@ -242,7 +242,8 @@ def _build_client_work(federation, offer_type):
             downlinks.pick([list(t.values()) for t in offer[name].values()], choices)
             for name in ("sent", "held")
         )
-        return train_client(federation, payload, held, choices, dataset, round_number, client)
+        answer = train_client(federation, payload, held, choices, dataset, round_number, client)
+        return *answer, client
 
     @tff.tensorflow.computation(work.type_signature.result[2])
     def summary(counts):
@@ -253,20 +254,20 @@ def _build_client_work(federation, offer_type):
         tff.FederatedType(federation.data_type, tff.CLIENTS),
     )
     def next_fn(offer, data):
-        result, metrics, counts = tff.federated_map(work, (offer, data))
+        result, metrics, counts, ids = tff.federated_map(work, (offer, data))
         measurements = tff.federated_zip(
             collections.OrderedDict(
                 traffic=tff.federated_map(summary, tff.federated_sum(counts)),
                 train=federation.metrics_aggregation(metrics),
             )
         )
-        return result, measurements
+        return result, measurements, ids
 
     return next_fn
 
 
 def _build_memory(federation, memory_type):
-    """Federated function from (memory, round, clients' data) to the downlink's next state."""
+    """Federated function from (memory, round, clients' ids) to the downlink's next state."""
     downlink = federation.downlink
 
     @tff.tensorflow.computation(memory_type, np.int32)
@@ -274,12 +275,8 @@ def _build_memory(federation, memory_type):
         return collections.OrderedDict(memory=memory, round=round_number + 1)
 
     if not downlink.remembers:
-        return lambda memory, number, data: tff.federated_map(next_round, (memory, number))
+        return lambda memory, number, ids: tff.federated_map(next_round, (memory, number))
     count = downlink.devices
-
-    @tff.tensorflow.computation(federation.data_type)
-    def identify(dataset):
-        return identities.id_of(dataset)
 
     @tff.tensorflow.computation
     def nobody():
@@ -304,11 +301,9 @@ def _build_memory(federation, memory_type):
     def after(memory, round_number, ids):
         return downlink.took_part(memory, round_number, ids)
 
-    def remember(memory, round_number, data):
-        ids = tff.federated_aggregate(
-            tff.federated_map(identify, data), nobody(), add, merge, report
-        )
-        memory = tff.federated_map(after, (memory, round_number, ids))
+    def remember(memory, round_number, ids):
+        known = tff.federated_aggregate(ids, nobody(), add, merge, report)
+        memory = tff.federated_map(after, (memory, round_number, known))
         return tff.federated_map(next_round, (memory, round_number))
 
     return remember

@@ -78,6 +78,7 @@ case("run that is not there")(lambda folder: work.read(folder / "absent"))
 case("run whose summary says no bytes")(
     lambda folder: work.read(altered(folder, "downlink_bytes_per_client_round", "many"))
 )
+case("fleet over a run with budgets")(lambda folder: work.read(altered(folder, "budgets", "2,8")))
 mistake("splitting a run without weights", lambda: delivery.split_run(work.read(RUN), ("INT4",)))
 
 

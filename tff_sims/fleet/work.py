@@ -51,13 +51,17 @@ def read(folder):
         `Work`.
 
     Raises:
-        InputError: There is no finished run of `tff_sims.simulate`, or its files are damaged.
+        InputError: There is no finished run of `tff_sims.simulate`, its files are damaged, or its
+            clients had budgets.
     """
     folder = pathlib.Path(folder)
     summary, rows = _summary(folder), _rows(folder)
     try:
         names = Settings.__dataclass_fields__
         settings = Settings(**{name: summary[name] for name in names if name in summary})
+        if settings.budgets is not None:
+            tip = "a client's widths change from round to round there."
+            raise InputError("runs", "runs without --budgets", settings.budgets, tip)
         down, up = _bytes(summary, "downlink"), _bytes(summary, "uplink")
         down = {width: number for width, number in down.items() if None not in (number, up[width])}
         if not down:
@@ -71,6 +75,8 @@ def read(folder):
             down_bytes=down,
             up_bytes={width: up[width] for width in down},
         )
+    except InputError:
+        raise
     except (LookupError, TypeError, ValueError) as error:
         got = f"{folder / 'summary.json'} ({type(error).__name__}: {error})"
         raise InputError("runs", "folders of finished runs of tff_sims.simulate", got) from error
