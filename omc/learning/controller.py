@@ -67,11 +67,11 @@ def _build_work(federation):
     """(clients' work, in native form, all of it CLIENTS-placed; names of its counts; metrics')."""
     federation.check_workers()
     payload_type, data_type = federation.payload_type, federation.data_type
+    choices_type = tff.TensorType(np.int32, [len(payload_type)])
 
-    @tff.tensorflow.computation(payload_type, data_type, np.int32, np.int32)
-    def train(payload, dataset, client, round_number):
-        payload = list(payload.values())
-        choices = federation.downlink.choices(federation.plan, (), round_number, client)
+    @tff.tensorflow.computation(payload_type, data_type, np.int32, np.int32, choices_type)
+    def train(payload, dataset, client, round_number, choices):
+        payload, choices = list(payload.values()), tf.unstack(choices)
         nothing = [None] * len(payload)
         return train_client(federation, payload, nothing, choices, dataset, round_number, client)
 
@@ -80,9 +80,10 @@ def _build_work(federation):
         tff.FederatedType(data_type, tff.CLIENTS),
         tff.FederatedType(np.int32, tff.CLIENTS),
         tff.FederatedType(np.int32, tff.CLIENTS),
+        tff.FederatedType(choices_type, tff.CLIENTS),
     )
-    def work(payloads, data, clients, rounds):
-        return tff.federated_map(train, (payloads, data, clients, rounds))
+    def work(payloads, data, clients, rounds, choices):
+        return tff.federated_map(train, (payloads, data, clients, rounds, choices))
 
     metrics_type, counts_type = work.type_signature.result.member[1:]
 
@@ -209,7 +210,7 @@ class ControlledFedAvg:
             words = tf.constant(round_number), tf.constant(client)
             choices = self._choices(allocation, *words).numpy()
             chosen = [tensors[choice] for tensors, choice in zip(sent, choices)]
-            yield models.payload(chosen), dataset, client, round_number
+            yield models.payload(chosen), dataset, client, round_number, choices
 
     def _step(self, state, mean, total_weight):
         """Next weights and optimizer state; both as they were if the mean is not finite."""

@@ -148,10 +148,13 @@ def test_without_any_of_its_parts_it_is_the_same_as_widths():
 def test_coded_links_go_along():
     if not workers_have_ops():
         pytest.skip("the worker has no native ops")
-    process = build_weighted_fed_avg(
-        model_fn, POLICY, SGD(0.3), uplink="dithered", widths=fedmpq(), downlink="coded"
+    composed, controlled = (
+        build(model_fn, POLICY, SGD(0.3), uplink="dithered", widths=fedmpq(), downlink="coded")
+        for build in BUILDS
     )
-    outputs = rounds(process, 3)
+    outputs, others = rounds(composed, 3), rounds(controlled, 3)
+    for output, other in zip(outputs, others):
+        same_bits(weights(composed, output), weights(controlled, other))
     counted = traffic(outputs[-1].metrics)
     assert all(own["average_bits"] <= budget for budget, own in counted["widths"].items())
     losses = [output.metrics["client_work"]["train"]["loss"] for output in outputs]
