@@ -68,9 +68,9 @@ class Changes(Coded):
 
     def memory(self, plan):
         """As `Downlink.memory`: codes of the last round, versions as they were sent, devices."""
-        coded = list(self._coded_variables(plan))
-        zeros = [tf.zeros([planned.codec.nbytes], tf.uint8) for planned, _ in coded]
-        versions = [tf.zeros([self.window, narrow.nbytes], tf.uint8) for _, narrow in coded]
+        coded = self._coded_variables(plan)
+        zeros = [tf.zeros([plan.planned[index].codec.nbytes], tf.uint8) for index in coded]
+        versions = [tf.zeros([self.window, c.nbytes], tf.uint8) for c in coded.values()]
         return collections.OrderedDict(
             clients=tf.fill([self.devices], -1),
             codes=models.payload(zeros),
@@ -83,7 +83,7 @@ class Changes(Coded):
         """As `Downlink.offer`."""
         any_before = tf.reduce_any(memory["version_rounds"] >= 0)
         codes, versions = iter(memory["codes"].values()), iter(memory["versions"].values())
-        coded = dict(self._coded_variables(plan, keyed=True))
+        coded = self._coded_variables(plan)
         sent, held, packed, new_codes, new_versions = [], [], [], [], []
         for index, value in enumerate(values):
             if index not in coded:
@@ -138,12 +138,12 @@ class Changes(Coded):
         received = tf.where(place < 0, -1, memory["received"][tf.maximum(place, 0)])
         matches = tf.equal(memory["version_rounds"], received) & (received >= 0)
         version = tf.reduce_max(tf.where(matches, tf.range(self.window) + 1, 0))
-        coded = dict(self._coded_variables(plan, keyed=True))
+        coded = self._coded_variables(plan)
         return [version if index in coded else tf.constant(0) for index in range(len(plan.planned))]
 
     def receive(self, plan, payload, held, choices):
         """As `Downlink.receive`."""
-        coded = dict(self._coded_variables(plan, keyed=True))
+        coded = self._coded_variables(plan)
         received = list(payload)
         for index, narrow in coded.items():
             data, version = payload[index], held[index]
@@ -156,12 +156,13 @@ class Changes(Coded):
             received[index] = widen_buffer(buffer, narrow, plan.planned[index].codec)
         return received
 
-    def _coded_variables(self, plan, keyed=False):
-        """(planned or its index, codec of what is sent) of each variable that is quantized."""
-        for index, planned in enumerate(plan.planned):
-            if planned.codec is not None:
-                narrow = self.sent_codec(planned, planned.codec)
-                yield (index if keyed else planned), narrow
+    def _coded_variables(self, plan):
+        """Dict from the place of each variable that is quantized to the codec of what is sent."""
+        return {
+            index: self.sent_codec(planned, planned.codec)
+            for index, planned in enumerate(plan.planned)
+            if planned.codec is not None
+        }
 
 
 def _latest(values, count):

@@ -9,13 +9,12 @@ import tensorflow as tf
 from omc.codecs import Codec, to_bytes
 from omc.coding import graph as coding
 from omc.errors import InputError, InputTypeError, OmcError
-from omc.learning.downlinks.base import Downlink, Offer
-from omc.learning.downlinks.codes import distortion
+from omc.learning.downlinks.codes import Codes
 from omc.nested import extract_buffer, extracted_codec, widen_buffer
 
 
 @dataclasses.dataclass(frozen=True)
-class Coded(Downlink):
+class Coded(Codes):
     """A client gets codes that are coded without loss (`omc.coding`).
 
     With fewer `bits` than it stores it gets the second rounding of the codes (`omc.nested`) and
@@ -55,20 +54,6 @@ class Coded(Downlink):
         except OmcError as error:
             raise InputError("downlink", error.expected, self, error.tip) from None
 
-    def offer(self, plan, values, memory):
-        """As `Downlink.offer`."""
-        sent, packed = [], []
-        for planned, alternatives, value in zip(plan.planned, plan.alternatives, values):
-            codec = planned.codec
-            if codec is None:
-                sent.append([value])
-                continue
-            buffer = codec.encode(value)
-            sent.append([self._coded(planned, own, value, buffer) for own in alternatives])
-            narrow = self.sent_codec(planned, codec)
-            packed.append((value, narrow.decode(at(narrow, codec, codec, buffer))))
-        return Offer(sent, [[] for _ in sent], distortion(packed)), memory
-
     def specs(self, plan):
         """As `Downlink.specs`."""
         return [
@@ -96,11 +81,15 @@ class Coded(Downlink):
             return own
         return extracted_codec(planned.codec, self.bits) if self.bits < own.format.bits else own
 
-    def _coded(self, planned, own, value, buffer):
+    def _sent(self, planned, own, value, buffer):
         if own.format.is_fp32:
             return coding.encode_buffer(to_bytes(value), own)
         narrow = self.sent_codec(planned, own)
         return coding.encode_buffer(at(narrow, own, planned.codec, buffer), narrow)
+
+    def _read(self, planned, buffer):
+        narrow = self.sent_codec(planned, planned.codec)
+        return narrow.decode(at(narrow, planned.codec, planned.codec, buffer))
 
     def _received(self, planned, data, codecs, choice):
         def decoded(own):

@@ -25,9 +25,20 @@ class Codes(Downlink):
                 sent.append([value])
                 continue
             buffer = codec.encode(value)
-            sent.append([_buffer_of(own, value, codec, buffer) for own in alternatives])
-            packed.append((value, codec.decode(buffer)))
+            sent.append([self._sent(planned, own, value, buffer) for own in alternatives])
+            packed.append((value, self._read(planned, buffer)))
         return Offer(sent, [[] for _ in sent], distortion(packed)), memory
+
+    def _sent(self, planned, own, value, buffer):
+        """What is sent of a variable to whoever stores it in a codec."""
+        if own.format.is_fp32:
+            return to_bytes(value)
+        same = own == planned.codec
+        return buffer if same else extract_buffer(buffer, planned.codec, own.format.bits)
+
+    def _read(self, planned, buffer):
+        """What a client of the policy's format reads of a variable."""
+        return planned.codec.decode(buffer)
 
     def specs(self, plan):
         """As `Downlink.specs`."""
@@ -49,10 +60,3 @@ def distortion(pairs):
         error += tf.reduce_sum(tf.square(read - value))
         energy += tf.reduce_sum(tf.square(value))
     return tf.math.divide_no_nan(error, energy)
-
-
-def _buffer_of(wanted, value, codec, packed):
-    """Buffer of one alternative, from the value and its codes in the policy's format."""
-    if wanted.format.is_fp32:
-        return to_bytes(value)
-    return packed if wanted == codec else extract_buffer(packed, codec, wanted.format.bits)
