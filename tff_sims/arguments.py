@@ -1,6 +1,16 @@
-"""Types of command-line arguments for argparse."""
+"""What the programs with argparse share: how mistakes are told, and types of arguments."""
 
 import argparse
+
+from tff_sims.command_line import fail
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line, as for every mistake of a user."""
+
+    def error(self, message):
+        """Ends the program with status 2."""
+        fail(f"{message}; see --help.")
 
 
 def from_to(least, most=None):

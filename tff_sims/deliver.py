@@ -32,9 +32,10 @@ from omc.errors import InputError, OmcError  # noqa: E402
 from omc.keras import saving  # noqa: E402
 from omc.keras.variable import CompressedVariable  # noqa: E402
 from tff_sims import deliver_device, deliver_peers, deliver_planes  # noqa: E402
-from tff_sims.arguments import from_to  # noqa: E402
+from tff_sims.arguments import Parser, from_to  # noqa: E402
 from tff_sims.central_data import SUBJECTS  # noqa: E402
 from tff_sims.central_settings import CentralSettings, as_line, check  # noqa: E402
+from tff_sims.command_line import fail  # noqa: E402
 from tff_sims.deliver_chains import CHAINS, NESTED_CHAINS  # noqa: E402
 from tff_sims.results import load_weights, versions, weights_file, write_whole  # noqa: E402
 
@@ -43,12 +44,6 @@ _WHOLE = ("INT8", "FP32")  # In one part, coded alike, beside the last stages of
 _NESTED_FILE, _BETWEEN = "model.omc", "/"
 _EQUAL = ("INT4", "INT8")  # Stages whose errors the lossy peers are given.
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line, as for every mistake of a user."""
-        _fail(f"{message}; see --help.")
 
 
 class _Delivery:
@@ -262,13 +257,13 @@ def main(arguments=None):
     problem = check(CentralSettings(**given), out) or _wrong_init(init, given["seed"])
     problem = problem or _wrong_python(options["peers_python"])
     if problem:
-        _fail(problem)
+        fail(problem)
     settings = CentralSettings(**given, init=init)
     tf.get_logger().setLevel("ERROR")  # Keras traces anew after each part, and warns of it.
     try:
         found = deliver(settings, show=lambda text: print(text, flush=True), **options)
     except OmcError as error:
-        _fail(as_line(error).replace("peers_python:", "--peers_python:"))
+        fail(as_line(error).replace("peers_python:", "--peers_python:"))
     command = shlex.join(["python", "-m", "tff_sims.deliver", *(arguments or sys.argv[1:])])
     summary = {**given, **found, "versions": versions(), "command": command}
     text = json.dumps(summary, indent=2) + "\n"
@@ -277,7 +272,7 @@ def main(arguments=None):
 
 
 def _parsed(arguments):
-    parser = _Parser(
+    parser = Parser(
         prog="python -m tff_sims.deliver",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -316,11 +311,6 @@ def _wrong_python(python):
     except (OSError, RuntimeError, IndexError) as error:
         return f"--peers_python: expected a Python with numpy, but got {python!r} ({error})."
     return None
-
-
-def _fail(message):
-    print(message, file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

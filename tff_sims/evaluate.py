@@ -15,14 +15,10 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from omc.errors import OmcError  # noqa: E402
+from tff_sims.arguments import Parser  # noqa: E402
+from tff_sims.command_line import fail  # noqa: E402
 from tff_sims.results import load_weights, versions, write_whole  # noqa: E402
 from tff_sims.settings import Settings, as_line, check  # noqa: E402
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line, as for every mistake of a user."""
-        _fail(f"{message}; see --help.")
 
 
 def evaluate_weights(settings):
@@ -49,7 +45,7 @@ def main(arguments=None):
     Args:
         arguments: List of str; None for those of the command line.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="python -m tff_sims.evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -65,21 +61,16 @@ def main(arguments=None):
     settings = Settings(**given, clients_per_round=1)
     problem = check(settings, out)
     if problem:
-        _fail(problem)
+        fail(problem)
     try:
         metrics = evaluate_weights(settings)
     except OmcError as error:
-        _fail(as_line(error))
+        fail(as_line(error))
     command = shlex.join(["python", "-m", "tff_sims.evaluate", *(arguments or sys.argv[1:])])
     summary = {**given, **metrics, "versions": versions(), "command": command}
     text = json.dumps(summary, indent=2) + "\n"
     write_whole(pathlib.Path(out) / "summary.json", text.encode())
     print(f"held-out accuracy {metrics['accuracy']:.3f}; results in {out}")
-
-
-def _fail(message):
-    print(message, file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

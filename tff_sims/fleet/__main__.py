@@ -24,7 +24,8 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from omc.errors import OmcError  # noqa: E402
-from tff_sims.arguments import from_to  # noqa: E402
+from tff_sims.arguments import Parser, from_to  # noqa: E402
+from tff_sims.command_line import fail  # noqa: E402
 from tff_sims.fleet import (  # noqa: E402
     accuracy,
     delivery,
@@ -51,12 +52,6 @@ _FLAGS = (
 _QUICK_ROUNDS = 25
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line, as for every mistake of a user."""
-        _fail(f"{message}; see --help.")
-
-
 def main(arguments=None):
     """Runs the command line.
 
@@ -66,18 +61,18 @@ def main(arguments=None):
     given = _parse(arguments)
     problem = unwritable(given.out)
     if problem:
-        _fail(problem)
+        fail(problem)
     given.command = shlex.join(["python", "-m", "tff_sims.fleet", *(arguments or sys.argv[1:])])
     try:
         _run(given, pathlib.Path(given.out))
     except OmcError as error:
-        _fail(as_line(error, _FLAGS))
+        fail(as_line(error, _FLAGS))
     except KeyboardInterrupt:
-        _fail("interrupted.", status=130)
+        fail("interrupted.", status=130)
 
 
 def _parse(arguments):
-    parser = _Parser(
+    parser = Parser(
         prog="python -m tff_sims.fleet",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -149,7 +144,7 @@ def _run(given, out):
         rehearsal.check_class(devices, given.rehearse)
     folders = quick.make(out / "runs", _QUICK_ROUNDS) if given.quick else given.runs
     if folders is None:
-        _fail("the runs of --quick failed.", status=1)
+        fail("the runs of --quick failed.", status=1)
     works = work.labelled([work.read(folder) for folder in folders])
     seconds = measured.of_runs(works, out, _show)
     offers = delivery.whole(works) + delivery.from_files(given.parts)
@@ -255,11 +250,6 @@ def _deadline(text):
 
 def _show(line):
     print(line, flush=True)
-
-
-def _fail(message, status=2):
-    print(message, file=sys.stderr)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

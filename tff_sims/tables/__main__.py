@@ -25,7 +25,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before the pictures import TensorFlow.
 
-from tff_sims.arguments import from_to  # noqa: E402
+from tff_sims.arguments import Parser, from_to  # noqa: E402
 from tff_sims.tables import report  # noqa: E402
 from tff_sims.tables.folder import Folder, FolderError  # noqa: E402
 from tff_sims.tables.runner import run_jobs  # noqa: E402
@@ -35,13 +35,6 @@ _MOST_AT_ONCE = 4
 # has tasks whose data the user has to name, build(task, quick, domain); where WITH_PEERS is true,
 # build(..., peers_python=...).
 TABLES = ("omc", "nested", "traffic", "progressive")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line, as for every mistake of a user."""
-        print(f"{message}; see --help.", file=sys.stderr)
-        sys.exit(2)
 
 
 def main(arguments=None, python=(sys.executable,)):
@@ -96,7 +89,7 @@ def main(arguments=None, python=(sys.executable,)):
 
 
 def _parse(arguments):
-    parser = _Parser(
+    parser = Parser(
         prog="python -m tff_sims.tables",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
