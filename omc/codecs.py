@@ -452,8 +452,12 @@ class AlternativeCodec:
             function: (codec, the buffer with its length known) -> tensor.
         """
 
+        # A slice of all of it. From the length that a branch needs TensorFlow's optimizer concludes
+        # that the tensor has it, and then folds the choice itself; it does not look through slices.
+        own = buffer[: tf.size(buffer)]
+
         def branch(codec):
-            return lambda: function(codec, tf.ensure_shape(buffer, [codec.nbytes]))
+            return lambda: function(codec, tf.ensure_shape(own, [codec.nbytes]))
 
         return tf.switch_case(self.index(buffer), [branch(codec) for codec in self.codecs])
 

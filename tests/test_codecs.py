@@ -350,3 +350,21 @@ def test_chunks_make_no_difference(name, transform, seed, monkeypatch):
         )
         parts = run(lambda: codec.assign(whole, 0.9 * values, seed))()
         np.testing.assert_array_equal(parts[planes], again[planes])
+
+
+@pytest.mark.parametrize("wanted", range(3))
+def test_a_graph_chooses_by_the_length_that_came(wanted):
+    """TensorFlow's optimizer took the length that one branch needs for the length that came."""
+    codecs = [Codec(Format.parse(name), (8, 8)) for name in ("INT8", "INT4", "INT2")]
+    alternatives = AlternativeCodec(codecs)
+    values = tf.random.stateless_uniform([8, 8], [1, 2], -1.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.uint8)], autograph=False)
+    def decoded(buffer):
+        known = tf.reduce_any(tf.equal(tf.size(buffer), [codec.nbytes for codec in codecs]))
+        buffer = tf.pad(buffer, [[0, 1]])[: tf.where(known, tf.size(buffer), 1)]
+        value = alternatives.decode(buffer)
+        return tf.where(tf.reduce_all(tf.math.is_finite(value)), value, 0.0)
+
+    buffer = codecs[wanted].encode(values)
+    np.testing.assert_array_equal(decoded(buffer), codecs[wanted].decode(buffer))

@@ -250,9 +250,10 @@ def fit_buffers(variables, tensors):
             pairs.append(fit(tensor, variable.buffer_spec.shape))
             continue
         lengths = [codec.nbytes for codec in variable.codec.codecs]
-        known = tf.reduce_any(tf.equal(tf.size(tensor), lengths))
-        length = tf.where(known, tf.size(tensor), lengths[0])
-        padded = tf.pad(tensor, [[0, tf.maximum(length - tf.size(tensor), 0)]])
+        size = tf.size(tensor)
+        known = tf.reduce_any(tf.equal(size, lengths))
+        length = tf.where(known, size, lengths[0])
+        padded = tf.pad(tensor, [[0, tf.maximum(length - size, 0)]])
         pairs.append((known, padded[:length]))
     return tf.reduce_all(tf.stack([fits for fits, _ in pairs])), [t for _, t in pairs]
 
