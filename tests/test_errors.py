@@ -23,6 +23,7 @@ from tests.error_cases import (  # noqa: F401 - they register cases
     fedmpq,
     fleet,
     hasb,
+    keras,
     links,
     nested,
     pictures,

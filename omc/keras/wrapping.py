@@ -1,7 +1,5 @@
 """wrap(): replaces a Keras model's variables by compressed ones, in place."""
 
-import gc
-
 import numpy as np
 import tensorflow as tf
 from keras.src.mixed_precision.autocast_variable import AutoCastVariable
@@ -10,7 +8,7 @@ import omc.keras.dispatch  # noqa: F401 - ops meet compressed variables
 import omc.keras.optimizers  # noqa: F401 - optimizers meet them
 from omc.codecs import Codec
 from omc.errors import InputError, InputTypeError, ModelError
-from omc.keras import deferred
+from omc.keras import deferred, originals
 from omc.keras.places import Places
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
@@ -36,7 +34,8 @@ def wrap(model, policy):
     Raises:
         InputTypeError: `model` is no Keras model, or `policy` no policy.
         ModelError: The model has no variables, is already wrapped in whole or in part, belongs to a
-            `tf.distribute` strategy, or its optimizer already has slots.
+            `tf.distribute` strategy, its optimizer already has slots, or a concrete function was
+            traced with its weights.
         InputError: NaN or Inf weights, or an override that matches nothing; the model is untouched.
     """
     policy = Policy.of(policy)
@@ -63,7 +62,10 @@ def _wrap_built(model, policy):
 
 def forget_functions(model):
     """Lets go of what Keras traced with the dense variables."""
-    model.train_function = model.test_function = model.predict_function = None
+    for name in ("train_function", "train_tf_function", "test_function", "predict_function"):
+        if name in vars(model):
+            delattr(model, name)  # Or Keras' tracking would keep what it once was, and its weights.
+            setattr(model, name, None)
 
 
 def variables_of(model):
@@ -80,11 +82,12 @@ def install(model, variables, plan, create):
             the originals one by one, so that each is gone before the next one's turn.
         plan: Tuple of PlannedVariable, in the same order.
         create: (original, planned, index) -> `CompressedVariable`.
+
+    Raises:
+        ModelError: A concrete function was traced with one of them; the model is untouched.
     """
     _forget_masks(model)
-    # Building leaves initial values behind, in cycles that hold them dense; they are young. All of
-    # the program's objects would take a tenth of a second and more.
-    gc.collect(1)
+    originals.release([v for v, planned in zip(variables, plan) if planned.codec is not None])
     places = Places(model, variables)
     # The largest last, when most of the others are packed: encoding takes its dense size once more.
     order = sorted(range(len(plan)), key=lambda index: plan[index].spec.dense_bytes)
@@ -97,6 +100,7 @@ def install(model, variables, plan, create):
         variables[index] = create(original, planned, index)
         give_reason(variables[index], planned.reason)
         places.replace(original, variables[index])
+        originals.become(original, variables[index])
         del original
     _settle([v for v in variables if isinstance(v, CompressedVariable)])
     vars(model)["_omc_plan"] = plan  # Not by attribute: Keras would track the tuples.
