@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import sys
+import weakref
 
 import tensorflow as tf
 from keras.src.mixed_precision import autocast_variable
@@ -13,11 +14,13 @@ from omc.codecs import Codec
 from omc.errors import ModelError
 from omc.keras import late, schedule
 from omc.keras.gradient import differentiable, read, recording, there, within
+from omc.keras.partial_writes import PartialWrites
 
 _ids = itertools.count()
+_handles = weakref.WeakValueDictionary()  # id of a handle -> its variable
 
 
-class CompressedVariable(resource_variable_ops.BaseResourceVariable):
+class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariable):
     """A `tf.Variable` of float32 values that owns only a buffer of codes.
 
     It is a variable to Keras, optimizers and `tf.GradientTape`: `handle` is a resource that knows
@@ -105,6 +108,18 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             initial_value=None,
             in_graph_mode=in_graph,
         )
+        _handles[id(handle)] = self
+
+    @staticmethod
+    def behind(handle):
+        """The compressed variable that something is the handle of, or None."""
+        variable = _handles.get(id(handle))
+        return variable if variable is not None and variable.handle is handle else None
+
+    @property
+    def stores_floats(self):
+        """Whether the buffer is raw float32."""
+        return isinstance(self.codec, Codec) and self.codec.format.is_fp32
 
     @property
     def nbytes(self):
@@ -253,23 +268,6 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
     def assign_sub(self, delta, use_locking=None, name=None, read_value=True):
         """Subtracts from the stored values."""
         return self._move(delta, -1.0, read_value)
-
-    def scatter_add(self, sparse_delta, use_locking=False, name=None):
-        """Adds tf.IndexedSlices: what optimizers call with an embedding's gradient."""
-        return self._move(self._dense_rows(sparse_delta), 1.0, read_value=True)
-
-    def scatter_sub(self, sparse_delta, use_locking=False, name=None):
-        """Subtracts tf.IndexedSlices."""
-        return self._move(self._dense_rows(sparse_delta), -1.0, read_value=True)
-
-    def scatter_update(self, sparse_delta, use_locking=False, name=None):
-        """Replaces the rows that tf.IndexedSlices name."""
-        rows = tf.cast(sparse_delta.indices, tf.int64)[:, tf.newaxis]
-        return self.assign(tf.tensor_scatter_nd_update(self.decode(), rows, sparse_delta.values))
-
-    def _dense_rows(self, sparse):
-        rows = tf.cast(sparse.indices, tf.int64)[:, tf.newaxis]
-        return tf.scatter_nd(rows, sparse.values, tf.cast(self.shape, tf.int64))
 
     def add_scaled(self, delta, factor, read_value=False):
         """Adds `factor * delta`, without the scaled copy that `assign_add(factor * delta)` needs.

@@ -6,6 +6,7 @@ from keras.src.mixed_precision.autocast_variable import AutoCastVariable
 
 import omc.keras.dispatch  # noqa: F401 - ops meet compressed variables
 import omc.keras.optimizers  # noqa: F401 - optimizers meet them
+import omc.keras.raw_ops  # noqa: F401 - so do functions of handles
 from omc.codecs import Codec
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras import deferred, originals

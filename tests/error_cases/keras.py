@@ -18,3 +18,20 @@ def _(_):
     concrete = tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec([None, 4]))
     omc.wrap(model, "INT8")
     del concrete
+
+
+def kernel():
+    return omc.wrap(plain(), "INT8").layers[0].kernel
+
+
+@case("handle of a compressed variable in a raw op that needs its value")
+def _(_):
+    tf.raw_ops.ResourceApplyGradientDescent(var=kernel().handle, alpha=0.1, delta=tf.ones([4, 6]))
+
+
+@case("handle of a compressed variable read in another dtype")
+def _(_):
+    tf.raw_ops.ReadVariableOp(resource=kernel().handle, dtype=tf.float16)
+
+
+case("rows to write of another type")(lambda _: kernel().scatter_mul(tf.ones([2, 6])))
