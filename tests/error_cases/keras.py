@@ -35,3 +35,9 @@ def _(_):
 
 
 case("rows to write of another type")(lambda _: kernel().scatter_mul(tf.ones([2, 6])))
+
+
+@case("nesting a model with a wrapped part")
+def _(_):
+    model = tf.keras.Sequential([tf.keras.Input((4,)), omc.wrap(plain(), "INT8"), L.Dense(3)])
+    omc.nest(model, (8, 4))
