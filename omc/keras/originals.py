@@ -29,6 +29,7 @@ def become(original, other):
     """
     layers = _layers_of(original)
     other._unique_id = layers[-1]._unique_id  # By which an optimizer knows its slots.
+    other.autocast |= len(layers) > 1
     for variable in layers:
         variable.__dict__ = other.__dict__
         variable.__class__ = type(other)

@@ -37,6 +37,7 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
         codec: `Codec` or `AlternativeCodec` of the buffer; `omc.keras.switching.SwitchedCodec`
             while a width is drawn for it.
         buffer: tf.Variable, uint8 [nbytes]: all that is stored.
+        autocast: Whether reads inside a layer of a mixed precision policy have its compute dtype.
         served: How layers got the value so far: None before the first call; "transient" where it
             was dense for one op at a time; "dense" once it had to stay dense until backward.
         slot_codec: `Codec` of the optimizer's slots for this variable; None leaves them dense.
@@ -72,8 +73,7 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
             trainable: Whether gradient tapes watch it.
             constraint: As in tf.Variable.
             seed: None to round updates to nearest, or int32 [2] for stochastic rounding.
-            autocast: Whether reads inside a layer of a mixed precision policy have its compute
-                dtype, as Keras' AutoCastVariable.
+            autocast: As the attribute; it is what Keras' AutoCastVariable does.
             slot_codec: As the attribute.
         """
         self.slot_codec = slot_codec
@@ -81,7 +81,7 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
         self.codec = codec
         length = [codec.nbytes] if hasattr(codec, "nbytes") else [None]
         self.buffer = tf.Variable(buffer, trainable=False, shape=length, name=f"{name}/codes")
-        self._autocast = autocast
+        self.autocast = autocast
         self._seed, self._stream = seed, None
         if seed is not None:
             # The first half of stateless_fold_in(seed, updates): a graph then has the rest only.
@@ -157,7 +157,7 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
     def _cast_dtype(self):
         """Dtype that a read has here: a layer's compute dtype under mixed precision."""
         current = getattr(autocast_variable._autocast_dtype, "dtype", None)
-        return current if self._autocast and current is not None else self.dtype
+        return current if self.autocast and current is not None else self.dtype
 
     def note(self, way):
         """Remembers how the value was served ("transient" or "dense"); the dense way wins.

@@ -39,8 +39,8 @@ def wrap(model, policy):
     Raises:
         InputTypeError: `model` is no Keras model, or `policy` no policy.
         ModelError: The model has no variables, is already wrapped as a whole, belongs to a
-            `tf.distribute` strategy, its optimizer already has slots, or a concrete function was
-            traced with its weights.
+            `tf.distribute` strategy or to a graph, its optimizer already has slots, or a concrete
+            function was traced with its weights.
         InputError: NaN or Inf weights, or an override that matches nothing; the model is untouched.
     """
     policy = Policy.of(policy)
@@ -54,6 +54,7 @@ def wrap(model, policy):
 
 
 def _wrap_built(model, policy):
+    _check_eager(model)
     _check_has_variables(model)
     every = variables_of(model)
     places = [place for place, variable in enumerate(every) if not _decided(variable)]
@@ -203,10 +204,23 @@ def check_kind(model):
     check_model(model)
     if "_omc_plan" in vars(model):
         raise _wrapped_already("a wrapped one")
+    if model.built:
+        _check_eager(model)
 
 
 def _wrapped_already(got):
     return ModelError("model", "a model that is not wrapped yet", got, "wrap a fresh copy.")
+
+
+def _check_eager(model):
+    if not tf.executing_eagerly():
+        raise ModelError(
+            "model",
+            "a model outside of a graph",
+            f"{model.name!r} in one (inside a model_fn, or a tf.function)",
+            "in a model_fn build the plain model; omc.learning compresses it by the policy that it"
+            " is given.",
+        )
 
 
 def _check_strategy(model):
