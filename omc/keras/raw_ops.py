@@ -12,6 +12,7 @@ import inspect
 import tensorflow as tf
 
 from omc.errors import ModelError
+from omc.keras.conversion import refuses
 from omc.keras.variable import CompressedVariable
 
 _SCATTERS = ("add", "sub", "mul", "div", "min", "max", "update")
@@ -72,14 +73,15 @@ for _name in _ND_SCATTERS:
 def _guarded(name, op):
     """A raw op that serves or refuses the handles of compressed variables."""
 
-    @functools.wraps(op)
-    def run(**arguments):
-        for key, value in arguments.items():
+    @refuses
+    def run(**kwargs):
+        for key, value in kwargs.items():
             variable = CompressedVariable.behind(value)
             if variable is not None:
-                return _served(name, variable, key, arguments)
-        return op(**arguments)
+                return _served(name, variable, key, kwargs)
+        return op(**kwargs)
 
+    functools.update_wrapper(run, op)
     run.__signature__ = inspect.signature(op)
     return run
 

@@ -13,8 +13,10 @@ from omc import kernels, rows
 from omc.codecs import Codec
 from omc.errors import ModelError
 from omc.keras import late, schedule
+from omc.keras.conversion import Itself, is_refused
 from omc.keras.gradient import differentiable, read, recording, there, within
 from omc.keras.partial_writes import PartialWrites
+from omc.keras.vectorized import refuse_inside
 
 _ids = itertools.count()
 _handles = weakref.WeakValueDictionary()  # id of a handle -> its variable
@@ -30,8 +32,8 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
         read     value = decode(buffer), with d(loss)/d(handle) = d(loss)/d(value)
         update   buffer = codec.add(buffer, delta), under the kept transform
 
-    It refuses the implicit conversion to a tensor. TensorFlow then asks `omc.keras.dispatch`, which
-    decodes for the op at hand; `read_value()` is the explicit way.
+    It refuses the implicit conversion to a tensor where TensorFlow then asks `omc.keras.dispatch`,
+    which decodes for the op at hand; elsewhere it gives the dense value, as `read_value()` does.
 
     Attributes:
         codec: `Codec` or `AlternativeCodec` of the buffer; `omc.keras.switching.SwitchedCodec`
@@ -134,6 +136,7 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
             backward: Whether it is a layer's backward pass that decodes (see `omc.keras.schedule`).
             early: Whether it is a penalty's backward pass that decodes (see `omc.keras.late`).
         """
+        refuse_inside(self)
         codec = self.codec
         with tf.control_dependencies([] if after is None else [there(_before_padding(after))]):
             if isinstance(codec, Codec) and not codec.format.is_fp32 and kernels.usable():
@@ -151,6 +154,7 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
 
     def watch(self):
         """Tells tapes and functions that the variable takes part, as a read does."""
+        refuse_inside(self)
         resource_variable_ops.variable_accessed(self)
 
     @property
@@ -357,10 +361,18 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
         return seed
 
     def _dense_var_to_tensor(self, dtype=None, name=None, as_ref=False):
-        raise TypeError(
-            f"The compressed variable {self.name!r} has no implicit tensor. Tip: in a raw op, pass "
-            "variable.read_value()."
-        )
+        if is_refused(self):
+            raise TypeError(
+                f"The compressed variable {self.name!r} has no implicit tensor. Tip: in a raw op, "
+                "pass variable.read_value()."
+            )
+        value = self.read_value()
+        if dtype is not None and not tf.as_dtype(dtype).is_compatible_with(value.dtype):
+            raise ValueError(f"{self.name!r} is of {value.dtype.name}, not {dtype.name}.")
+        return value
+
+    def __tf_tracing_type__(self, context):
+        return Itself(self)
 
     def __tf_tensor__(self, dtype=None, name=None):
         return self._dense_var_to_tensor(dtype, name)
