@@ -89,12 +89,8 @@ class Codec:
         return self._join(planes, to_bytes(tf.stack([scale, offset])))
 
     def zeros(self):
-        """Buffer of zeros that takes the range of the first values added to it.
-
-        Its scale is the smallest there is, from where it grows at once to what is needed; a fitted
-        one would be 1, and lose everything below its first code.
-        """
-        return self._zeros(transforms.MIN_SCALE)
+        """Buffer of zeros, which takes the range of the first values added to it; see `add`."""
+        return self._zeros(1.0)
 
     def decode(self, buffer):
         """Dense float32 tensor of `shape`: scale * u' + offset for every code."""
@@ -106,8 +102,9 @@ class Codec:
         """Buffer after `values += sign * delta`, under the kept transform.
 
         The sum is formed in the format's own units, u' + delta/scale, so a delta of 0 gives back
-        the very same code. Only when a sum leaves the range does the scale grow, unless the codec
-        saturates. Elements of delta that are not finite change nothing.
+        the very same code. Only when a sum leaves the range does the scale grow, and only when all
+        sums stay below an eighth of it does the scale shrink (`transforms.stretch`), unless the
+        codec saturates. Elements of delta that are not finite change nothing.
 
         Args:
             buffer: uint8 [nbytes].
@@ -125,24 +122,25 @@ class Codec:
         return _shared(self, "_pure_add", buffer, delta, sign, seed)
 
     def _pure_add(self, buffer, delta, sign, seed):
-        if self.format.bits == 32 or not self.count:  # No room for a mark.
-            return self._widened(buffer, delta, sign, seed)
+        if self.format.bits >= 30 or not self.count:  # No room for a mark.
+            return self._stretched(buffer, delta, sign, seed)
         # One pass rounds under the transform as it is and marks what does not fit; that is rare.
         codes = _compiled(self, "_moved_codes")(buffer, delta, sign, seed)
         codes = tf.reshape(codes, [-1])  # Here: inside, XLA would write worse loops.
-        if not self._grows:
+        if not self._stretches:
             return self._join(_compiled(self, "_planes")(codes), buffer)
+        place = tf.bitwise.right_shift(tf.cast(tf.reduce_max(codes), tf.int32), self.format.bits)
         return tf.cond(
-            tf.reduce_max(codes) < 2**self.format.bits,
+            tf.equal(place, transforms.FITS),
             lambda: self._join(_compiled(self, "_planes")(codes), buffer),
-            lambda: self._widened(buffer, delta, sign, seed),
+            lambda: self._stretched(buffer, delta, sign, seed),
         )
 
     def assign(self, buffer, values, seed=None):
         """Buffer of new dense values; the transform is kept while its range fits them.
 
-        It fits when the largest magnitude lies between half the range and the whole of it, so that
-        re-assigning what was decoded keeps every code.
+        It fits when the largest magnitude lies between half the range and the whole of it. What
+        equals the decoded values changes nothing, not a bit.
 
         Args:
             buffer: uint8 [nbytes], whose transform is tried.
@@ -157,15 +155,18 @@ class Codec:
         held = (largest <= self.format.limit) & (largest >= self.format.max / 2)
         if not self.format.sign_bits:
             held &= tf.reduce_min(units) >= -self.format.step / 2
-        return tf.cond(
-            held,
-            lambda: self._join(self._rounded(flat, kept, seed)[0], buffer),
-            lambda: self.encode(values, seed),
+        same = tf.reduce_all(tf.equal(values, self.decode(buffer)))
+        return tf.case(
+            [
+                (same, lambda: tf.identity(buffer)),
+                (held, lambda: self._join(self._rounded(flat, kept, seed)[0], buffer)),
+            ],
+            default=lambda: self.encode(values, seed),
         )
 
     @property
-    def _grows(self):
-        """Whether `add` widens the scale where a sum leaves the range."""
+    def _stretches(self):
+        """Whether `add` changes the scale where it does not suit the sums."""
         return self.transform and not self.saturates
 
     def rescale(self, buffer, factor, seed=None):
@@ -241,51 +242,55 @@ class Codec:
         return tf.reshape(values, self.shape)
 
     def _moved_codes(self, buffer, delta, sign, seed):
-        """Codes of the sums as small integers, with one bit more where a sum leaves the range."""
+        """Codes of the sums as small integers, above them two bits of each sum's place."""
         units, bits = self._sum(buffer, delta, sign), self.format.bits
         codes = tf.bitwise.bitwise_and(self._round(units, seed), 2**bits - 1)
-        if self._grows:
-            outside = transforms.is_outside(units, self.format)
-            codes += tf.cast(outside, tf.int32) * 2**bits
-        return tf.cast(codes, tf.uint8 if bits < 8 else tf.uint16 if bits < 16 else tf.int32)
+        if self._stretches:
+            codes += transforms.place(units, self.format) * 2**bits
+        return tf.cast(codes, tf.uint8 if bits < 7 else tf.uint16 if bits < 15 else tf.int32)
 
-    def _widened(self, buffer, delta, sign, seed):
-        """`add` for sums that leave the range: the scale grows, or a sign-less format fits anew."""
-        if not self._grows:
+    def _stretched(self, buffer, delta, sign, seed):
+        """`add` where the scale may have to change, or a format without a sign be fitted anew."""
+        if not self._stretches:
             planes = self._planes(self._round(self._sum(buffer, delta, sign), seed))
             return self._join(planes, buffer)
-        factor = _compiled(self, "_growth")(buffer, delta, sign)
+        factor = _compiled(self, "_factor")(buffer, delta, sign)
         if not self.format.sign_bits:
             lowest = tf.reduce_min(self._sum(buffer, delta, sign))
             moved = sign * _finite(tf.reshape(delta, self.shape))
             return tf.cond(
-                lowest >= -self.format.step / 2,
-                lambda: self._grown(buffer, delta, sign, factor, seed),
+                lowest >= tf.minimum(factor, 1.0) * (-self.format.step / 2),
+                lambda: self._resized(buffer, delta, sign, factor, seed),
                 lambda: self.encode(self._decode(buffer) + moved, seed),
             )
-        return self._grown(buffer, delta, sign, factor, seed)
+        return self._resized(buffer, delta, sign, factor, seed)
 
-    def _growth(self, buffer, delta, sign):
+    def _factor(self, buffer, delta, sign):
         scale, _ = self.transform_of(buffer)
-        return transforms.growth(self._sum(buffer, delta, sign), scale, self.format)
+        moved = tf.reduce_any(tf.not_equal(self._shift(delta, sign, scale), 0.0))
+        return transforms.stretch(self._sum(buffer, delta, sign), scale, moved, self.format)
 
-    def _grown(self, buffer, delta, sign, factor, seed):
+    def _resized(self, buffer, delta, sign, factor, seed):
         scale, offset = self.transform_of(buffer)
-        codes = tf.reshape(_compiled(self, "_grown_codes")(buffer, delta, sign, factor, seed), [-1])
+        args = buffer, delta, sign, factor, seed
+        codes = tf.reshape(_compiled(self, "_resized_codes")(*args), [-1])
         trailer = to_bytes(tf.stack([scale * factor, offset]))
         return self._join(_compiled(self, "_planes")(codes), trailer)
 
-    def _grown_codes(self, buffer, delta, sign, factor, seed):
+    def _resized_codes(self, buffer, delta, sign, factor, seed):
         return self._round(self._sum(buffer, delta, sign) * (1.0 / factor), seed)
 
     def _sum(self, buffer, delta, sign):
         """u' + sign * delta / scale, as a matrix of `packing.ROWS` rows, padded with zeros."""
         units = transforms.values_of_codes(self._code_matrix(buffer), self.format, stored=True)
         scale, _ = self.transform_of(buffer)
-        shift = _finite(self._matrix(delta) * (sign / scale))
+        shift = self._shift(delta, sign, scale)
         if self.transform:
             return units + shift
         return tf.where(tf.equal(shift, 0.0), units, units + shift)  # -0 + 0 is +0.
+
+    def _shift(self, delta, sign, scale):
+        return _finite(self._matrix(delta) * (sign / scale))
 
     def _rounded(self, flat, transform, seed, fit=False):
         """Planes of values and the sums for a least squares, in chunks where there are many.

@@ -13,9 +13,11 @@ format's largest value, then `least_squares` is the closed form for v ~ s*u' + b
 and s = prescale, b = mean(v - s*u') where the denominator is zero. The prescale is ours: without it
 weights of usual size fall below the range of narrow formats.
 
-Between fits the transform is *kept* (`growth`): it changes only when a value leaves the range, and
-then a minifloat's scale doubles, which moves exponents and re-rounds nothing. Fitting anew at every
-step would re-round every weight and let the errors pile up (ours).
+Between fits the transform is *kept* (`stretch`): it changes only when a value leaves the range, and
+then a minifloat's scale doubles, which moves exponents and re-rounds nothing; or when an update
+leaves the whole variable far below the range, and then the scale is halved until it fits, which
+re-rounds nothing in any format. Fitting anew at every step would re-round every weight and let the
+errors pile up (ours).
 
 Arrays are float32 or int32 tensors of any shape; everything is TensorFlow ops that XLA compiles.
 No step builds a subnormal float: TensorFlow's CPU kernels flush them to zero.
@@ -31,6 +33,7 @@ MIN_SCALE = 2.0**-100
 """Smallest scale; below it 1/scale or a product could leave float32."""
 
 _INT_HEADROOM = 1.25  # Room that a growing integer variable gets, against refitting every step.
+_SPARE = 8.0  # A moved variable narrows its transform below this part, 1/x, of the range.
 
 
 def round_to_codes(values, fmt, noise=None, symmetric=False):
@@ -213,55 +216,82 @@ def to_units(values, scale, offset):
     return values * inverse - offset * inverse
 
 
-def growth(values, scale, fmt):
-    """Factor by which a kept transform must widen to hold moved values; usually 1.
+def stretch(values, scale, moved, fmt):
+    """Factor by which a kept transform's scale must change to suit moved values; usually 1.
 
-    A minifloat's factor is a power of two: codes that did not move are then re-rounded only where
-    they reach the subnormals. An integer's factor leaves 25 % of headroom and re-rounds.
+    Above 1 it widens, to hold them. A minifloat's factor is then a power of two: codes that did not
+    move are re-rounded only where they reach the subnormals. An integer's factor leaves 25 % of
+    headroom and re-rounds.
+
+    Below 1 it narrows, where all of them lie below an eighth of the range: an update that is small
+    beside the range would otherwise be rounded away, for ever where the variable is zero. The
+    factor is a power of two that puts the largest between half the range and the whole of it, so
+    every code that did not move stands for the very same value. What has not moved stays as it is.
 
     Args:
         values: float32, u of the variable after an update, in units of `scale`.
         scale: float32 [].
+        moved: bool [], whether the update was any but zero.
         fmt: Format, not FP32.
 
     Returns:
-        float32 [], at least 1.
+        float32 [], above 0.
     """
     if values.shape.num_elements() == 0:
         return tf.constant(1.0)
-    constants = growth_constants(fmt)
+    constants = stretch_constants(fmt)
     largest = tf.reduce_max(tf.abs(values))
     excess = largest * constants["inverse_limit"]
     if fmt.kind == "int":  # To 8 bits, so that XLA's last bits of `values` make no difference.
         factor = tf.bitcast(largest * constants["headroom"], tf.int32) + 0xFFFF
         factor = tf.bitcast(tf.bitwise.bitwise_and(factor, -0x10000), tf.float32)
-    else:  # The power of two above: the exponent field plus one, without the mantissa.
-        exponent = tf.bitwise.bitwise_and(tf.bitcast(excess, tf.int32), 0x7F800000)
-        factor = tf.bitcast(exponent + (1 << 23), tf.float32)
-    widest = constants["widest"] / scale
-    return tf.where(excess <= 1.0, 1.0, tf.maximum(tf.minimum(factor, widest), 1.0))
+    else:
+        factor = _power_of_two_above(excess)
+    wide = tf.maximum(tf.minimum(factor, constants["widest"] / scale), 1.0)
+    # At most 2^79 at a time, so that nothing here is subnormal; the next update goes on.
+    narrow = _power_of_two_above(tf.maximum(largest * constants["inverse_target"], 2.0**-80))
+    narrow = tf.minimum(tf.maximum(narrow, _power_of_two_above(MIN_SCALE / scale)), 1.0)
+    spare = moved & (largest > 0.0) & (largest < constants["spare_below"])
+    return tf.where(excess > 1.0, wide, tf.where(spare, narrow, 1.0))
 
 
-def is_outside(values, fmt):
-    """Whether values leave the range of a kept transform, so that it has to change.
+def _power_of_two_above(size):
+    # The exponent field plus one, without the mantissa.
+    exponent = tf.bitwise.bitwise_and(tf.bitcast(size, tf.int32), 0x7F800000)
+    return tf.bitcast(exponent + (1 << 23), tf.float32)
+
+
+SPARE, FITS, OUTSIDE = 0, 1, 2
+"""Where a moved value lies in the range of a kept transform, see `place`."""
+
+
+def place(values, fmt):
+    """Where values lie in the range of a kept transform; the largest place is the variable's.
 
     Args:
         values: float32, u after an update.
         fmt: Format, not FP32.
 
     Returns:
-        bool tensor: where `growth` would be above 1, or a format without a sign goes below 0.
+        int32 tensor. OUTSIDE: the transform has to change (`stretch` is above 1, or a format
+        without a sign goes below 0). SPARE: it may, if that is so for all values.
     """
-    outside = tf.abs(values) * growth_constants(fmt)["inverse_limit"] > 1.0
-    return outside if fmt.sign_bits else outside | (values < -fmt.step / 2)
+    constants, size = stretch_constants(fmt), tf.abs(values)
+    outside = size * constants["inverse_limit"] > 1.0
+    if not fmt.sign_bits:
+        outside |= values < -fmt.step / 2
+    used = outside | (size >= constants["spare_below"])
+    return tf.cast(used, tf.int32) + tf.cast(outside, tf.int32)
 
 
-def growth_constants(fmt):
-    """Constants of `growth` for a format, a dict of floats."""
+def stretch_constants(fmt):
+    """Constants of `stretch` for a format, a dict of floats."""
     return {
         "inverse_limit": 1.0 / fmt.limit,
         "headroom": _INT_HEADROOM / fmt.limit,
         "widest": min(FP32.max / (2.0 * max(fmt.max, 1.0)), 2.0**126),  # Keeps values finite.
+        "inverse_target": 1.0 / _target(fmt),
+        "spare_below": _target(fmt) / _SPARE,
     }
 
 

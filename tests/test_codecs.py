@@ -60,13 +60,16 @@ def test_adding_nothing_keeps_odd_variables(name):
         assert_same_buffer(added(stored, 0.0), stored)
 
 
-@pytest.mark.parametrize("name", UP_TO_E5 + ["FP32"])
+@pytest.mark.parametrize("name", CODED + ["FP32"])
 def test_assigning_what_was_read_keeps_every_bit(name):
     for transform in ("pvt", None):
         for shape in SHAPES + [(2000,)]:
             stored = compress(weights(shape), name, transform=transform)
-            buffer = stored.codec.assign(stored.buffer, decompress(stored))
-            np.testing.assert_array_equal(buffer, stored.buffer)
+            for factor in (0.0, -0.7):  # After the second, most of the range is unused.
+                stored = added(stored, factor * decompress(stored))
+                for seed in (None, seed_of(3)):
+                    buffer = stored.codec.assign(stored.buffer, decompress(stored), seed)
+                    np.testing.assert_array_equal(buffer, stored.buffer)
 
 
 @pytest.mark.parametrize("name", CODED)
@@ -117,6 +120,37 @@ def test_zeros_take_the_range_of_what_is_added(name, transform):
         restored = codec.decode(codec.add(zeros, tf.constant(values))).numpy()
         fmt = codec.format
         assert np.abs(restored - values).max() <= 2 * (fmt.limit - fmt.max) / fmt.max * values.max()
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_a_range_far_above_the_values_narrows_and_re_rounds_nothing(name):
+    """A spike widens the range; the updates after it narrow it again."""
+    first = np.float32(np.arange(40) == 0)
+    wide = added(compress(weights((40,)), name), 100.0 * first)
+    low = added(wide, -decompress(wide) * first)
+    narrow = added(low, 0.01 * first)
+    assert narrow.scale < wide.scale / 4 or name == "S1E8M7"  # Which holds the spike as it is.
+    np.testing.assert_array_equal(decompress(narrow)[1:], decompress(wide)[1:])
+    error = abs(float(decompress(narrow)[0] - decompress(low)[0]) - 0.01)
+    assert error <= 0.5 * narrow.scale * narrow.format.max * step_at_top(narrow.format)
+    for stored in (wide, low, narrow):
+        assert_same_buffer(added(stored, 0.0), stored)
+
+
+@pytest.mark.parametrize("name", [n for n in CODED if n not in ("INT2", "S1E2M0")])
+def test_zeros_move_as_far_as_plain_zeros_do(name):
+    """Sixty steps towards a target, from zeros as `compress` stores them."""
+    target = weights((300,))
+    stored = compress(np.zeros(300, np.float32), name)
+    for step in range(60):
+        stored = added(stored, 0.1 * (target - decompress(stored)), seed_of(step))
+    error = np.linalg.norm(decompress(stored) - target) / np.linalg.norm(target)
+    assert error < 0.01 + 2 * step_at_top(stored.format)
+
+
+def step_at_top(fmt):
+    """Distance of the largest codes, relative to the largest."""
+    return 2 * (fmt.limit - fmt.max) / fmt.max
 
 
 @pytest.mark.parametrize("transform, size", [("pvt", 0.1), ("pvt", 1e-3), (None, 0.1)])

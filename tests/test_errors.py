@@ -23,6 +23,7 @@ from tests.error_cases import (  # noqa: F401 - they register cases
     fedmpq,
     fleet,
     hasb,
+    keras,
     links,
     nested,
     pictures,
@@ -122,7 +123,7 @@ case("already wrapped model")(lambda _: omc.wrap(wrapped(), "INT8"))
 case("model without variables")(
     lambda _: omc.wrap(tf.keras.Sequential([tf.keras.Input((4,)), L.Flatten()]), "INT8")
 )
-case("model with a wrapped part")(
+case("model whose wrapped part is all of it")(
     lambda _: omc.wrap(tf.keras.Sequential([tf.keras.Input((4,)), wrapped()]), "INT8")
 )
 case("model whose optimizer was used")(lambda _: omc.wrap(trained(), "INT8"))

@@ -88,6 +88,24 @@ def test_add_is_the_pure_path_bit_for_bit(name, stochastic):
 
 @native
 @pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("name", MOVED)
+def test_narrowing_is_the_pure_path_bit_for_bit(name, stochastic):
+    rng = np.random.default_rng(5)
+    seed = tf.constant([1234567, -89], tf.int32) if stochastic else None
+    for shape in SHAPES:
+        codec = Codec(Format.parse(name), shape)
+        start = codec.add(codec.zeros(), tf.fill(shape, 1e-3))
+        for buffer in (codec.zeros(), codec.add(start, tf.fill(shape, -0.99e-3))):
+            for size in (0.0, 1e-37, 1e-20, 1e-7, 1e-4, 1e-2):
+                delta = (rng.standard_normal(shape) * size).astype(np.float32)
+                delta.flat[::5] = 0
+                with kernels.pure():
+                    expected = codec.add(buffer, delta, seed)
+                np.testing.assert_array_equal(codec.add(buffer, delta, seed), expected)
+
+
+@native
+@pytest.mark.parametrize("stochastic", [False, True])
 @pytest.mark.parametrize("name", [*MOVED, "S0E3M4"])
 def test_encode_is_the_pure_path_bit_for_bit(name, stochastic, monkeypatch):
     rng = np.random.default_rng(2)
@@ -107,11 +125,14 @@ def test_encode_is_the_pure_path_bit_for_bit(name, stochastic, monkeypatch):
 
 
 @native
+@pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("name", ["S1E3M7", "INT8", "S1E2M3"])
-def test_xla_is_the_same_bit_for_bit(name):
+def test_xla_is_the_same_bit_for_bit(name, narrow):
     codec = Codec(Format.parse(name), (300, 257))  # Large enough for the path to compile itself.
     rng = np.random.default_rng(2)
     buffer, delta = random_buffer(codec, rng), rng.standard_normal((300, 257)).astype(np.float32)
+    if narrow:
+        buffer, delta = codec.zeros(), delta * 1e-5
     seed = tf.constant([3, 4], tf.int32)
 
     @tf.function(jit_compile=True)

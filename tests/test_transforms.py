@@ -1,4 +1,4 @@
-"""The per-variable transform: least squares against float64, unbiased rounding, range growth."""
+"""The per-variable transform: least squares against float64, unbiased rounding, the kept range."""
 
 import hypothesis
 import numpy as np
@@ -113,7 +113,8 @@ def test_empty_variable():
     for fmt in map(Format.parse, FORMATS):
         units, scale, offset = fitted(np.zeros(0, np.float32), fmt)
         assert units.shape == (0,) and (scale, offset) == (1.0, 0.0)
-        assert float(transforms.growth(tf.zeros([0]), tf.constant(1.0), fmt)) == 1.0
+        one = tf.constant(1.0)
+        assert float(transforms.stretch(tf.zeros([0]), one, tf.constant(True), fmt)) == 1.0
 
 
 def relative_error(values, name, transform):
@@ -260,13 +261,12 @@ def test_xla_rounds_and_reads_alike(name, noisy):
         np.testing.assert_array_equal(here, there)
 
 
-@hypothesis.given(st.sampled_from(FORMATS), st.floats(0.01, 1e20), st.floats(2.0**-90, 1e5))
-def test_growth_holds_what_has_moved(name, excess, scale):
+@hypothesis.given(st.sampled_from(FORMATS), st.floats(0.15, 1e20), st.floats(2.0**-90, 1e5))
+def test_stretch_holds_what_has_moved(name, excess, scale):
     fmt = Format.parse(name)
     largest = np.float32(min(fmt.limit * excess, 2.0**127))
-    values = tf.constant([0.0, -largest if fmt.sign_bits else largest, 0.5])
-    factor = float(transforms.growth(values, tf.constant(scale, tf.float32), fmt))
-    if largest <= fmt.limit * (1 - EPS) and fmt.limit >= 0.5:
+    factor = stretched(fmt, largest, scale)
+    if largest <= fmt.limit * (1 - EPS):
         assert factor == 1.0
     elif fmt.limit * (1 + EPS) < largest < 2.0**126 / max(fmt.max, 1) / scale:
         assert largest / factor <= fmt.limit * (1 + EPS)
@@ -278,3 +278,24 @@ def test_growth_holds_what_has_moved(name, excess, scale):
     assert factor >= 1.0
     if factor > 1.0:
         assert factor * scale * max(fmt.max, 1) < 2.0**127.01, "decoded values stay finite"
+
+
+@hypothesis.given(
+    st.sampled_from(FORMATS), st.integers(-90, -4), st.floats(1.01, 1.99), st.floats(2.0**-90, 1e5)
+)
+def test_stretch_narrows_what_lies_far_below_the_range(name, exponent, mantissa, scale):
+    fmt = Format.parse(name)
+    top = min(fmt.max, 2.0**16 * (2 - 2.0**-fmt.mantissa_bits))  # Where a fit puts the largest.
+    largest = np.float32(top * mantissa * 2.0**exponent)
+    assert stretched(fmt, largest, scale, moved=False) == 1.0
+    factor = stretched(fmt, largest, scale)
+    assert np.log2(factor).is_integer() and factor < 1.0, "no code that stays is rounded anew"
+    assert factor * scale >= transforms.MIN_SCALE
+    if exponent >= -79 and factor * scale >= 2 * transforms.MIN_SCALE:
+        assert top / 2 * (1 - EPS) <= largest / factor <= top * (1 + EPS)
+
+
+def stretched(fmt, largest, scale, moved=True):
+    values = tf.constant([0.0, -largest if fmt.sign_bits else largest, largest / 2])
+    scale = tf.constant(scale, tf.float32)
+    return float(transforms.stretch(values, scale, tf.constant(moved), fmt))

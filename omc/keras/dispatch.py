@@ -16,6 +16,7 @@ import tensorflow as tf
 
 import omc.keras.whole  # noqa: F401 - layers that are served as a whole
 from omc.keras import convolutions, ops
+from omc.keras.conversion import answers, found
 from omc.keras.repeat import compressed, repeated
 from omc.keras.variable import CompressedVariable
 
@@ -44,27 +45,28 @@ _TRANSIENT = {
 class _Dispatcher(tf.__internal__.dispatch.GlobalOpDispatcher):
     """Serves every public op that failed to convert a compressed variable."""
 
+    @answers
     def handle(self, op, args, kwargs):
         """Result of `op` with transient or dense kernels, or NOT_SUPPORTED without any."""
-        found = _found((args, kwargs))
-        if not found or (op.__name__.startswith("expand_dims") and _inside_convolution()):
+        variables = _found((args, kwargs))
+        if not variables or (op.__name__.startswith("expand_dims") and _inside_convolution()):
             return self.NOT_SUPPORTED
-        if op.__name__ not in _TRANSIENT or any(variable.lent for variable in found):
+        if op.__name__ not in _TRANSIENT or any(variable.lent for variable in variables):
             args, kwargs = _replaced((args, kwargs), CompressedVariable.read_value)
             return op(*args, **kwargs)
         named = inspect.signature(op).bind(*args, **kwargs).arguments
         result = _TRANSIENT[op.__name__](**named)
-        return _again(op, args, kwargs, found) if result is NotImplemented else result
+        return _again(op, args, kwargs, variables) if result is NotImplemented else result
 
 
-def _again(op, args, kwargs, found):
+def _again(op, args, kwargs, variables):
     kwargs = {key: value for key, value in kwargs.items() if key != "name"}  # Runs twice.
 
     def run(*args, **kwargs):
         args, kwargs = _replaced((args, kwargs), CompressedVariable.read_value)
         return op(*args, **kwargs)
 
-    return repeated(run, args, kwargs, decoded=compressed(found))
+    return repeated(run, args, kwargs, decoded=compressed(variables))
 
 
 def _inside_convolution():
@@ -81,11 +83,7 @@ def _inside_convolution():
 
 def _found(value):
     """The compressed variables in a nested value."""
-    if isinstance(value, dict):
-        return [variable for item in value.values() for variable in _found(item)]
-    if isinstance(value, (list, tuple)):
-        return [variable for item in value for variable in _found(item)]
-    return [value] if isinstance(value, CompressedVariable) else []
+    return found(value, CompressedVariable)
 
 
 def _replaced(value, read):

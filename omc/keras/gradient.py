@@ -10,7 +10,10 @@ differentiate the graph itself (a tape outside of the function, tf.cond, tf.whil
 import functools
 
 import tensorflow as tf
-from tensorflow.python.eager import record  # Private: no public way records a handle.
+from tensorflow.python.eager import (  # Private: no public way records a handle.
+    forwardprop_util,
+    record,
+)
 
 from omc.errors import ModelError
 
@@ -32,8 +35,66 @@ def differentiable(forward, inputs, gradient):
         results = forward()
         if results and not tf.executing_eagerly():
             results = _in_graph(results, inputs, gradient)
-    record.record_operation("OmcDifferentiable", results, inputs, gradient)
+    recorded = inputs
+    if results and not tf.executing_eagerly():  # In a graph a handle's tangent lies at its capture.
+        captured = [tf.convert_to_tensor(within(tensor)) for tensor in inputs]
+        recorded = captured if _accumulators(captured) else inputs
+    record.record_operation(
+        "OmcDifferentiable",
+        results,
+        recorded,
+        gradient,
+        _forward_mode(results, gradient, nested=_accumulators(recorded) > 1),
+    )
     return results
+
+
+def in_forward_mode(tensors, variables):
+    """Whether a tf.autodiff.ForwardAccumulator knows tangents of tensors or variables, now."""
+    handles = [tf.convert_to_tensor(within(variable.handle)) for variable in variables]
+    return _accumulators([*tensors, *handles]) > 0
+
+
+inner_tape = forwardprop_util.push_forwardprop_state
+"""Context for a tape inside of a gradient, which an accumulator at work would keep from seeing."""
+
+
+def _accumulators(tensors):
+    """How many tf.autodiff.ForwardAccumulators know tangents of some of the tensors."""
+    return sum(bool(level) for level in forwardprop_util.pack_tangents(tensors).indices)
+
+
+def _forward_mode(results, gradient, nested):
+    """What a tf.autodiff.ForwardAccumulator asks: tangents of the inputs -> those of the results.
+
+    The gradient g(u) = J^T u is linear, so the derivative of <g(u), t> by u is J t. (TensorFlow
+    would do the same, but has no tangent for the handle of a variable that no one watches.)
+
+    Args:
+        results: List of tensors.
+        gradient: As for `differentiable`.
+        nested: Whether an accumulator around this one wants the tangents of the tangents.
+    """
+
+    def tangents_of(*tangents):
+        given = [(place, tangent) for place, tangent in enumerate(tangents) if tangent is not None]
+
+        def transposed(*weights):
+            with inner_tape():
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    upstream = [tf.ones_like(result) for result in results]
+                    tape.watch(upstream)
+                    gradients = gradient(*upstream)
+                pairs = [(gradients[place], w) for (place, _), w in zip(given, weights)]
+                pairs = [(tf.convert_to_tensor(g), w) for g, w in pairs if g is not None]
+                targets, weights = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+                return tape.gradient(targets, upstream, output_gradients=weights)
+
+        # The accumulator around this one sees what a function computes, and not what is pushed.
+        run = tf.function(transposed, autograph=False) if nested else transposed
+        return run(*[tangent for _, tangent in given])
+
+    return tangents_of
 
 
 def recording():

@@ -17,7 +17,8 @@ class Places:
 
     Found are attributes of layers and modules, lists, dicts, tuples and partials in them however
     nested (a regularizer is a partial), Keras' own bookkeeping, and the arguments of a functional
-    model's ops. Out of sight are closures and attributes of plain Python objects.
+    model's ops. Out of sight are closures and attributes of plain Python objects; see
+    `omc.keras.originals` for those.
     """
 
     def __init__(self, model, variables):

@@ -12,7 +12,7 @@ import sys
 import tensorflow as tf
 from tensorflow.python.ops import resource_variable_ops
 
-from omc.keras.gradient import differentiable, there
+from omc.keras.gradient import differentiable, inner_tape, there
 from omc.keras.variable import CompressedVariable
 
 # Keras' private modules, of the Keras that TensorFlow uses: what a layer's __call__ sets up around
@@ -63,11 +63,12 @@ def repeated(call, args, kwargs, layer=None, variables=(), decoded=(), after=Non
         with tf.control_dependencies([there(tensor) for tensor in upstream]):
             again = [tf.identity(tensor) for tensor in inputs]
         values = [v.read(upstream[0], backward=not early, early=early) for v in decoded]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(again + values + variables)
-            with context.again():
-                results = run(again, values).floats
-        return tape.gradient(results, again + values + variables, output_gradients=upstream)
+        with inner_tape():
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(again + values + variables)
+                with context.again():
+                    results = run(again, values).floats
+            return tape.gradient(results, again + values + variables, output_gradients=upstream)
 
     for variable in decoded:
         variable.note("transient")

@@ -26,7 +26,7 @@ def save(model, path, coded=False):
     The artifact holds no optimizer state, and no architecture: `load` wants a built model.
 
     Args:
-        model: A model that `wrap` or `load` has wrapped.
+        model: A model that `wrap` or `load` has wrapped, in whole or in part.
         path: File, str or os.PathLike; by custom "*.omc".
         coded: Whether to code the buffers (`omc.coding`), without loss: a file of about as many
             bits as they carry, for some nanoseconds a weight at either end. `load` needs no word
@@ -126,14 +126,16 @@ def stored_order(model):
 
 
 def is_wrapped(model):
-    """Whether a Keras model is wrapped.
+    """Whether a Keras model is wrapped, in whole or in part.
 
     Raises:
         InputTypeError: `model` is no Keras model.
     """
     if not isinstance(model, tf.keras.Model):
         raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
-    return "_omc_plan" in vars(model)
+    if "_omc_plan" in vars(model):
+        return True
+    return model.built and any(isinstance(v, CompressedVariable) for v in model.variables)
 
 
 def check_wrapped(model):

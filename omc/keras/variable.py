@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import sys
+import weakref
 
 import tensorflow as tf
 from keras.src.mixed_precision import autocast_variable
@@ -12,12 +13,16 @@ from omc import kernels, rows
 from omc.codecs import Codec
 from omc.errors import ModelError
 from omc.keras import late, schedule
+from omc.keras.conversion import Itself, is_refused
 from omc.keras.gradient import differentiable, read, recording, there, within
+from omc.keras.partial_writes import PartialWrites
+from omc.keras.vectorized import refuse_inside
 
 _ids = itertools.count()
+_handles = weakref.WeakValueDictionary()  # id of a handle -> its variable
 
 
-class CompressedVariable(resource_variable_ops.BaseResourceVariable):
+class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariable):
     """A `tf.Variable` of float32 values that owns only a buffer of codes.
 
     It is a variable to Keras, optimizers and `tf.GradientTape`: `handle` is a resource that knows
@@ -27,13 +32,14 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         read     value = decode(buffer), with d(loss)/d(handle) = d(loss)/d(value)
         update   buffer = codec.add(buffer, delta), under the kept transform
 
-    It refuses the implicit conversion to a tensor. TensorFlow then asks `omc.keras.dispatch`, which
-    decodes for the op at hand; `read_value()` is the explicit way.
+    It refuses the implicit conversion to a tensor where TensorFlow then asks `omc.keras.dispatch`,
+    which decodes for the op at hand; elsewhere it gives the dense value, as `read_value()` does.
 
     Attributes:
         codec: `Codec` or `AlternativeCodec` of the buffer; `omc.keras.switching.SwitchedCodec`
             while a width is drawn for it.
         buffer: tf.Variable, uint8 [nbytes]: all that is stored.
+        autocast: Whether reads inside a layer of a mixed precision policy have its compute dtype.
         served: How layers got the value so far: None before the first call; "transient" where it
             was dense for one op at a time; "dense" once it had to stay dense until backward.
         slot_codec: `Codec` of the optimizer's slots for this variable; None leaves them dense.
@@ -69,8 +75,7 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             trainable: Whether gradient tapes watch it.
             constraint: As in tf.Variable.
             seed: None to round updates to nearest, or int32 [2] for stochastic rounding.
-            autocast: Whether reads inside a layer of a mixed precision policy have its compute
-                dtype, as Keras' AutoCastVariable.
+            autocast: As the attribute; it is what Keras' AutoCastVariable does.
             slot_codec: As the attribute.
         """
         self.slot_codec = slot_codec
@@ -78,7 +83,7 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         self.codec = codec
         length = [codec.nbytes] if hasattr(codec, "nbytes") else [None]
         self.buffer = tf.Variable(buffer, trainable=False, shape=length, name=f"{name}/codes")
-        self._autocast = autocast
+        self.autocast = autocast
         self._seed, self._stream = seed, None
         if seed is not None:
             # The first half of stateless_fold_in(seed, updates): a graph then has the rest only.
@@ -105,6 +110,18 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             initial_value=None,
             in_graph_mode=in_graph,
         )
+        _handles[id(handle)] = self
+
+    @staticmethod
+    def behind(handle):
+        """The compressed variable that something is the handle of, or None."""
+        variable = _handles.get(id(handle))
+        return variable if variable is not None and variable.handle is handle else None
+
+    @property
+    def stores_floats(self):
+        """Whether the buffer is raw float32."""
+        return isinstance(self.codec, Codec) and self.codec.format.is_fp32
 
     @property
     def nbytes(self):
@@ -119,6 +136,7 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
             backward: Whether it is a layer's backward pass that decodes (see `omc.keras.schedule`).
             early: Whether it is a penalty's backward pass that decodes (see `omc.keras.late`).
         """
+        refuse_inside(self)
         codec = self.codec
         with tf.control_dependencies([] if after is None else [there(_before_padding(after))]):
             if isinstance(codec, Codec) and not codec.format.is_fp32 and kernels.usable():
@@ -136,13 +154,14 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
 
     def watch(self):
         """Tells tapes and functions that the variable takes part, as a read does."""
+        refuse_inside(self)
         resource_variable_ops.variable_accessed(self)
 
     @property
     def _cast_dtype(self):
         """Dtype that a read has here: a layer's compute dtype under mixed precision."""
         current = getattr(autocast_variable._autocast_dtype, "dtype", None)
-        return current if self._autocast and current is not None else self.dtype
+        return current if self.autocast and current is not None else self.dtype
 
     def note(self, way):
         """Remembers how the value was served ("transient" or "dense"); the dense way wins.
@@ -254,23 +273,6 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         """Subtracts from the stored values."""
         return self._move(delta, -1.0, read_value)
 
-    def scatter_add(self, sparse_delta, use_locking=False, name=None):
-        """Adds tf.IndexedSlices: what optimizers call with an embedding's gradient."""
-        return self._move(self._dense_rows(sparse_delta), 1.0, read_value=True)
-
-    def scatter_sub(self, sparse_delta, use_locking=False, name=None):
-        """Subtracts tf.IndexedSlices."""
-        return self._move(self._dense_rows(sparse_delta), -1.0, read_value=True)
-
-    def scatter_update(self, sparse_delta, use_locking=False, name=None):
-        """Replaces the rows that tf.IndexedSlices name."""
-        rows = tf.cast(sparse_delta.indices, tf.int64)[:, tf.newaxis]
-        return self.assign(tf.tensor_scatter_nd_update(self.decode(), rows, sparse_delta.values))
-
-    def _dense_rows(self, sparse):
-        rows = tf.cast(sparse.indices, tf.int64)[:, tf.newaxis]
-        return tf.scatter_nd(rows, sparse.values, tf.cast(self.shape, tf.int64))
-
     def add_scaled(self, delta, factor, read_value=False):
         """Adds `factor * delta`, without the scaled copy that `assign_add(factor * delta)` needs.
 
@@ -359,10 +361,18 @@ class CompressedVariable(resource_variable_ops.BaseResourceVariable):
         return seed
 
     def _dense_var_to_tensor(self, dtype=None, name=None, as_ref=False):
-        raise TypeError(
-            f"The compressed variable {self.name!r} has no implicit tensor. Tip: in a raw op, pass "
-            "variable.read_value()."
-        )
+        if is_refused(self):
+            raise TypeError(
+                f"The compressed variable {self.name!r} has no implicit tensor. Tip: in a raw op, "
+                "pass variable.read_value()."
+            )
+        value = self.read_value()
+        if dtype is not None and not tf.as_dtype(dtype).is_compatible_with(value.dtype):
+            raise ValueError(f"{self.name!r} is of {value.dtype.name}, not {dtype.name}.")
+        return value
+
+    def __tf_tracing_type__(self, context):
+        return Itself(self)
 
     def __tf_tensor__(self, dtype=None, name=None):
         return self._dense_var_to_tensor(dtype, name)

@@ -14,6 +14,7 @@ import inspect
 
 import tensorflow as tf
 
+from omc.keras.gradient import in_forward_mode
 from omc.keras.obstacles import obstacle
 from omc.keras.repeat import compressed, repeated, unique
 
@@ -36,7 +37,10 @@ def _serve(layer, call, args, kwargs):
     if not mine:
         return call(layer, *args, **kwargs)
     bound = functools.partial(call, layer)
-    if obstacle(layer, training=_training(call, layer, args, kwargs)) is None:
+    tensors = [t for t in tf.nest.flatten((args, kwargs)) if isinstance(t, tf.Tensor)]
+    # What an accumulator asks of a layer with loops, TensorFlow can do for its own ops only.
+    forward = in_forward_mode(tensors, mine)
+    if not forward and obstacle(layer, training=_training(call, layer, args, kwargs)) is None:
         ids = {id(variable) for variable in mine}
         others = [v for v in unique(layer.trainable_weights) if id(v) not in ids]
         others = [v for v in others if not getattr(v, "lent", False)]

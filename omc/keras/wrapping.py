@@ -1,16 +1,15 @@
 """wrap(): replaces a Keras model's variables by compressed ones, in place."""
 
-import gc
-
 import numpy as np
 import tensorflow as tf
 from keras.src.mixed_precision.autocast_variable import AutoCastVariable
 
 import omc.keras.dispatch  # noqa: F401 - ops meet compressed variables
 import omc.keras.optimizers  # noqa: F401 - optimizers meet them
+import omc.keras.raw_ops  # noqa: F401 - so do functions of handles
 from omc.codecs import Codec
 from omc.errors import InputError, InputTypeError, ModelError
-from omc.keras import deferred
+from omc.keras import deferred, originals
 from omc.keras.places import Places
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
@@ -26,6 +25,10 @@ def wrap(model, policy):
     A model that is not built yet is wrapped at its first call, or in `build`; the errors about
     weights and override patterns then come from there.
 
+    Of a model that is wrapped in part (a new head on a wrapped base, layers added since) the rest
+    is wrapped: the policy decides on what no wrap has decided on yet, and everything else stays as
+    it is.
+
     Args:
         model: A `tf.keras.Model`, not yet trained with an optimizer.
         policy: `omc.Policy`, or a format's name for the default policy.
@@ -35,12 +38,13 @@ def wrap(model, policy):
 
     Raises:
         InputTypeError: `model` is no Keras model, or `policy` no policy.
-        ModelError: The model has no variables, is already wrapped in whole or in part, belongs to a
-            `tf.distribute` strategy, or its optimizer already has slots.
+        ModelError: The model has no variables, is already wrapped as a whole, belongs to a
+            `tf.distribute` strategy or to a graph, its optimizer already has slots, or a concrete
+            function was traced with its weights.
         InputError: NaN or Inf weights, or an override that matches nothing; the model is untouched.
     """
     policy = Policy.of(policy)
-    check_kind(model)
+    check_model(model)
     if model.built:
         _wrap_built(model, policy)
         forget_functions(model)
@@ -50,20 +54,35 @@ def wrap(model, policy):
 
 
 def _wrap_built(model, policy):
-    check_variables(model)
-    variables = variables_of(model)
+    _check_eager(model)
+    _check_has_variables(model)
+    every = variables_of(model)
+    places = [place for place, variable in enumerate(every) if not _decided(variable)]
+    if not places:
+        raise _wrapped_already("a wrapped one")
+    check_optimizer(model)
+    variables = [every[place] for place in places]
+    del every
     plan = policy.plan([VariableSpec.of(variable) for variable in variables])
     check_finite(variables, plan)
 
     def create(original, planned, index):
-        return compressed_variable(original, planned, policy, index)
+        return compressed_variable(original, planned, policy, places[index])
 
     install(model, variables, plan, create)
 
 
+def _decided(variable):
+    """Whether a wrap has decided how a variable is stored."""
+    return isinstance(variable, CompressedVariable) or reason_of(variable, None) is not None
+
+
 def forget_functions(model):
     """Lets go of what Keras traced with the dense variables."""
-    model.train_function = model.test_function = model.predict_function = None
+    for name in ("train_function", "train_tf_function", "test_function", "predict_function"):
+        if name in vars(model):
+            delattr(model, name)  # Or Keras' tracking would keep what it once was, and its weights.
+            setattr(model, name, None)
 
 
 def variables_of(model):
@@ -75,16 +94,18 @@ def install(model, variables, plan, create):
     """Puts a plan's compressed variables in the place of a plain model's own.
 
     Args:
-        model: A plain model that `check_model` has let pass.
-        variables: List of `variables_of(model)`, which must not be held elsewhere; it is emptied of
-            the originals one by one, so that each is gone before the next one's turn.
+        model: A model that was checked.
+        variables: List of its plain variables, as `variables_of` gives them, which must not be held
+            elsewhere; it is emptied of the originals one by one, so that each is gone before the
+            next one's turn.
         plan: Tuple of PlannedVariable, in the same order.
         create: (original, planned, index) -> `CompressedVariable`.
+
+    Raises:
+        ModelError: A concrete function was traced with one of them; the model is untouched.
     """
     _forget_masks(model)
-    # Building leaves initial values behind, in cycles that hold them dense; they are young. All of
-    # the program's objects would take a tenth of a second and more.
-    gc.collect(1)
+    originals.release([v for v, planned in zip(variables, plan) if planned.codec is not None])
     places = Places(model, variables)
     # The largest last, when most of the others are packed: encoding takes its dense size once more.
     order = sorted(range(len(plan)), key=lambda index: plan[index].spec.dense_bytes)
@@ -97,6 +118,7 @@ def install(model, variables, plan, create):
         variables[index] = create(original, planned, index)
         give_reason(variables[index], planned.reason)
         places.replace(original, variables[index])
+        originals.become(original, variables[index])
         del original
     _settle([v for v in variables if isinstance(v, CompressedVariable)])
     vars(model)["_omc_plan"] = plan  # Not by attribute: Keras would track the tuples.
@@ -168,15 +190,37 @@ def rounding_seed(policy, index):
     return tf.constant([policy.seed % 2**31, index], tf.int32)
 
 
-def check_kind(model):
-    """Raises the error of what cannot be wrapped, built or not."""
+def check_model(model):
+    """Raises the error of what can be wrapped neither in whole nor in part, built or not."""
     if not isinstance(model, tf.keras.Model):
         raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
-    if hasattr(model, "_omc_plan") or deferred.is_deferred(model):
-        raise ModelError(
-            "model", "a model that is not wrapped yet", "a wrapped one", "wrap a fresh copy."
-        )
+    if deferred.is_deferred(model):
+        raise _wrapped_already("a wrapped one")
     _check_strategy(model)
+
+
+def check_kind(model):
+    """As `check_model`, also of a wrapped one."""
+    check_model(model)
+    if "_omc_plan" in vars(model):
+        raise _wrapped_already("a wrapped one")
+    if model.built:
+        _check_eager(model)
+
+
+def _wrapped_already(got):
+    return ModelError("model", "a model that is not wrapped yet", got, "wrap a fresh copy.")
+
+
+def _check_eager(model):
+    if not tf.executing_eagerly():
+        raise ModelError(
+            "model",
+            "a model outside of a graph",
+            f"{model.name!r} in one (inside a model_fn, or a tf.function)",
+            "in a model_fn build the plain model; omc.learning compresses it by the policy that it"
+            " is given.",
+        )
 
 
 def _check_strategy(model):
@@ -193,7 +237,19 @@ def _check_strategy(model):
 
 
 def check_variables(model):
-    """Raises the error of a built model whose variables cannot be replaced."""
+    """Raises the error of a built model that is not plain, or whose variables are in use."""
+    _check_has_variables(model)
+    if any(isinstance(variable, CompressedVariable) for variable in model.variables):
+        raise ModelError(
+            "model",
+            "a model that is not wrapped yet",
+            f"{model.name!r}, a part of which is wrapped",
+            "omc.wrap(model, policy) wraps the rest of it.",
+        )
+    check_optimizer(model)
+
+
+def _check_has_variables(model):
     if not model.variables:
         raise ModelError(
             "model",
@@ -201,25 +257,19 @@ def check_variables(model):
             f"{model.name!r}, which is built and has none",
             "there is nothing to compress.",
         )
-    if any(isinstance(variable, CompressedVariable) for variable in model.variables):
-        raise ModelError(
-            "model",
-            "a model that is not wrapped yet",
-            f"{model.name!r}, a part of which is wrapped",
-            "wrap the whole model once, or its parts one by one.",
-        )
-    check_optimizer(model)
 
 
 def check_optimizer(model):
     """Raises the error of a model whose optimizer knows variables that are to be replaced."""
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and getattr(optimizer, "_built", False):
+        partly = any(isinstance(variable, CompressedVariable) for variable in model.variables)
+        which = f"{model.name!r}, a part of which is wrapped, and" if partly else "one"
         raise ModelError(
             "model",
             "a model whose optimizer has not been used yet",
-            "one whose optimizer holds slots of the dense variables",
-            "wrap first, then compile.",
+            f"{which} whose optimizer holds slots of the dense variables",
+            "wrap first, then compile; to wrap now, compile anew before it.",
         )
 
 

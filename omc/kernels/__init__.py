@@ -135,14 +135,14 @@ def add(buffer, delta, sign, key, fmt, saturates=False):
         fmt: Format with a sign, not FP32.
         saturates: As `Codec.saturates`.
     """
-    growth = _growth(fmt, saturates)
-    return _library().omc_add(buffer, delta, sign, _key(key), **_widths(fmt), **growth)
+    stretch = _stretch(fmt, saturates)
+    return _library().omc_add(buffer, delta, sign, _key(key), **_widths(fmt), **stretch)
 
 
 def add_in_place(handle, delta, sign, key, fmt, saturates=False):
     """As `add`, on the uint8 variable behind `handle`; returns the operation (None when eager)."""
     return _library().omc_add_in_place(
-        handle, delta, sign, _key(key), **_widths(fmt), **_growth(fmt, saturates)
+        handle, delta, sign, _key(key), **_widths(fmt), **_stretch(fmt, saturates)
     )
 
 
@@ -250,10 +250,10 @@ def _widths(fmt):
 
 
 @functools.cache
-def _growth(fmt, saturates):
-    constants = transforms.growth_constants(fmt)
+def _stretch(fmt, saturates):
+    constants = transforms.stretch_constants(fmt)
     if saturates:
-        constants["widest"] = 0.0  # The factor of growth is 1 then, whatever comes.
+        constants["widest"] = constants["spare_below"] = 0.0  # The factor is 1, whatever comes.
     return {name: float(np.float32(value)) for name, value in constants.items()}
 
 

@@ -120,13 +120,15 @@ class DecodeVariableKernel : public DecodeKernel {
   }
 };
 
-// `values += delta * sign` under the kept transform; see Codec.add and transforms.growth.
+// `values += delta * sign` under the kept transform; see Codec.add and transforms.stretch.
 class AddKernel : public CodecKernel {
  public:
   explicit AddKernel(OpKernelConstruction* context) : CodecKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("inverse_limit", &inverse_limit_));
     OP_REQUIRES_OK(context, context->GetAttr("widest", &widest_));
     OP_REQUIRES_OK(context, context->GetAttr("headroom", &headroom_));
+    OP_REQUIRES_OK(context, context->GetAttr("inverse_target", &inverse_target_));
+    OP_REQUIRES_OK(context, context->GetAttr("spare_below", &spare_below_));
   }
 
  protected:
@@ -154,12 +156,12 @@ class AddKernel : public CodecKernel {
       move.key[0] = static_cast<uint32_t>(key.flat<int32_t>()(0));
       move.key[1] = static_cast<uint32_t>(key.flat<int32_t>()(1));
     }
-    // Most steps stay in the range, so round at once and again only where the scale had to grow.
+    // Most steps suit the range, so round at once and again only where the scale had to change.
     const float largest = Sweep(context, planes, move, out);
-    const float growth = Growth(largest, transform.scale);
-    if (growth != 1.0f) {
-      move.shrink = 1.0f / growth;
-      transform.scale *= growth;
+    const float factor = Stretch(largest, transform.scale, move);
+    if (factor != 1.0f) {
+      move.shrink = 1.0f / factor;
+      transform.scale *= factor;
       Sweep(context, planes, move, out);
     }
     std::memcpy(out + PlaneBytes(), &transform.scale, 4);
@@ -179,24 +181,46 @@ class AddKernel : public CodecKernel {
     return largest.load();
   }
 
-  float Growth(float largest, float scale) const {
+  float Stretch(float largest, float scale, const omc::Move& move) const {
     const float excess = largest * inverse_limit_;
-    if (excess <= 1.0f) return 1.0f;
-    int32_t bits;
-    if (format_.exponent_bits) {
-      std::memcpy(&bits, &excess, 4);
-      bits = (bits & 0x7F800000) + (1 << 23);
-    } else {
-      const float roomy = largest * headroom_;
-      std::memcpy(&bits, &roomy, 4);
-      bits = (bits + 0xFFFF) & -0x10000;
+    if (excess > 1.0f) {
+      const float factor =
+          format_.exponent_bits ? PowerOfTwoAbove(excess) : RoundedUp(largest * headroom_);
+      return std::max(std::min(factor, widest_ / scale), 1.0f);
     }
-    float factor;
-    std::memcpy(&factor, &bits, 4);
-    return std::max(std::min(factor, widest_ / scale), 1.0f);
+    if (!(largest < spare_below_ && largest > 0.0f && Moves(move))) return 1.0f;
+    const float factor = PowerOfTwoAbove(std::max(largest * inverse_target_, 0x1p-80f));
+    return std::min(std::max(factor, PowerOfTwoAbove(kMinScale / scale)), 1.0f);
   }
 
-  float inverse_limit_, widest_, headroom_;
+  // Whether the update is any but zero. Only asked where the variable is far below its range.
+  bool Moves(const omc::Move& move) const {
+    tensorflow::port::ScopedFlushDenormal flush;
+    for (int64_t i = 0; i < layout_.count; ++i) {
+      const float shift = move.delta[i] * move.factor;
+      if (std::isfinite(shift) && shift != 0.0f) return true;
+    }
+    return false;
+  }
+
+  static float PowerOfTwoAbove(float size) {
+    int32_t bits;
+    std::memcpy(&bits, &size, 4);
+    bits = (bits & 0x7F800000) + (1 << 23);
+    std::memcpy(&size, &bits, 4);
+    return size;
+  }
+
+  static float RoundedUp(float size) {  // To 8 bits.
+    int32_t bits;
+    std::memcpy(&bits, &size, 4);
+    bits = (bits + 0xFFFF) & -0x10000;
+    std::memcpy(&size, &bits, 4);
+    return size;
+  }
+
+  static constexpr float kMinScale = 0x1p-100f;  // As in transforms.py.
+  float inverse_limit_, widest_, headroom_, inverse_target_, spare_below_;
 };
 
 class AddToBufferKernel : public AddKernel {
@@ -382,7 +406,9 @@ REGISTER_KERNEL_BUILDER(Name("Omc>DecodeVariable").Device(tensorflow::DEVICE_CPU
       .Attr("feedback_bits: int") \
       .Attr("inverse_limit: float") \
       .Attr("widest: float")      \
-      .Attr("headroom: float")
+      .Attr("headroom: float")    \
+      .Attr("inverse_target: float") \
+      .Attr("spare_below: float")
 
 REGISTER_OP("Omc>Add")
     .Input("buffer: uint8")

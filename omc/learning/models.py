@@ -10,8 +10,9 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from omc.codecs import AlternativeCodec, raw_codec
-from omc.errors import InputError, InputTypeError
+from omc.errors import InputError, InputTypeError, OmcError
 from omc.keras import CompressedVariable
+from omc.keras.originals import become
 from omc.keras.wrapping import rounding_seed
 from omc.learning.uplinks.base import TrainableVariable
 from omc.learning.widths import ClientWidths
@@ -48,8 +49,9 @@ class ModelPlan:
 
         Raises:
             InputTypeError: `model_fn` is not callable or returns no VariableModel.
-            InputError: An override of the policy matches nothing; or `widths` are wrong, or have
-                nothing to allocate.
+            InputError: `model_fn` takes its model from outside, sets weights, or has weights that
+                are not float32; an override of the policy matches nothing; or `widths` are wrong,
+                or have nothing to allocate.
         """
         policy, widths = Policy.of(policy), ClientWidths.of(widths)
         if widths is not None:
@@ -65,7 +67,7 @@ class ModelPlan:
             return variable
 
         with tf.Graph().as_default(), tf.variable_creator_scope(record):
-            model = model_fn()
+            model = _called(model_fn)
         if not isinstance(model, tff.learning.models.VariableModel):
             raise InputTypeError(
                 "model_fn",
@@ -75,6 +77,7 @@ class ModelPlan:
             )
         variables = [*model.trainable_variables, *model.non_trainable_variables]
         ranks = {id(variable): rank for rank, variable in enumerate(created)}
+        _check(variables, ranks)
         planned = policy.candidates([VariableSpec.of(v) for v in variables])
         if getattr(widths, "allocates", False) and not any(p.partial for p in planned):
             tip = "no weight matrix is left to the policy's own format."
@@ -84,7 +87,7 @@ class ModelPlan:
             policy=policy,
             planned=planned,
             num_trainable=len(model.trainable_variables),
-            creation=tuple(ranks.get(id(variable), -1) for variable in variables),
+            creation=tuple(ranks.get(id(_innermost(variable)), -1) for variable in variables),
             widths=widths,
         )
 
@@ -205,12 +208,70 @@ class ModelPlan:
 
         with tf.variable_creator_scope(create):
             model = self.model_fn()
+        for variable in self.variables(model):
+            inner = _innermost(variable)
+            if inner is not variable and isinstance(inner, CompressedVariable):
+                become(variable, inner)  # Keras' AutoCastVariable reads it dense, as the build did.
+                inner.served = None
         _inline(model)
         return model
 
     def variables(self, model):
         """Variables of a built model, in the plan's order."""
         return [*model.trainable_variables, *model.non_trainable_variables]
+
+
+_INSIDE = "a function that builds its model, every layer of it, each time it is called"
+_GIVEN = (
+    "to start from given weights: state = process.set_model_weights(process.initialize(), "
+    "tff.learning.models.ModelWeights.from_model(keras_model))."
+)
+_FROM_OUTSIDE = ("capture an EagerTensor", "made outside of the graph", "have not yet been created")
+
+
+def _called(model_fn):
+    """What model_fn returns, in a graph of its own."""
+    try:
+        model = model_fn()
+        getattr(model, "trainable_variables", None)  # Here Keras says that a model is not built.
+        return model
+    except (RuntimeError, ValueError) as error:  # What TensorFlow and Keras say of captured ones.
+        if isinstance(error, OmcError) or not any(part in str(error) for part in _FROM_OUTSIDE):
+            raise
+        raise InputError("model_fn", _INSIDE, f"one that fails with: {error}", _GIVEN) from error
+
+
+def _check(variables, created):
+    """Raises the error of variables of which the server's master cannot be made.
+
+    Args:
+        variables: The model's, as it was built in a graph.
+        created: Ids of the floating ones that were made there.
+    """
+    for variable in variables:
+        name, inner = variable.name.split(":")[0], _innermost(variable)
+        if not variable.dtype.is_floating:
+            continue
+        if id(inner) not in created:
+            raise InputError("model_fn", _INSIDE, f"one whose {name!r} is made elsewhere", _GIVEN)
+        if variable.dtype != tf.float32:
+            raise InputError(
+                "model_fn",
+                "a model of float32 variables",
+                f"{name!r} in {variable.dtype.name}",
+                "to compute in 16 bits, give the layer the dtype 'mixed_float16' or "
+                "'mixed_bfloat16': its variables are float32.",
+            )
+        # In a graph a variable is assigned once, by its initializer; more never runs.
+        if sum(op.type == "AssignVariableOp" for op in inner.handle.consumers()) > 1:
+            raise InputError(
+                "model_fn", "a function that sets no weights", f"one that sets {name!r}", _GIVEN
+            )
+
+
+def _innermost(variable):
+    """The variable itself, or what Keras' AutoCastVariable stands around."""
+    return getattr(variable, "_variable", variable)
 
 
 def _may_be_float(creation):

@@ -357,8 +357,10 @@ def test_a_wrapped_part_of_a_plain_model():
     whole.compile("adam", "mse")
     losses = fit(whole, epochs=5).history["loss"]
     assert losses[-1] < losses[0] and len(compressed(whole)) == 2
-    with pytest.raises(ModelError, match="a part of which is wrapped"):
+    with pytest.raises(ModelError, match="a part of which is wrapped, and whose optimizer"):
         omc.wrap(whole, "INT8")
+    whole.compile("adam", "mse")
+    assert len(compressed(omc.wrap(whole, "INT8"))) == 3
 
 
 # --- Refusals
