@@ -1,5 +1,7 @@
 """Which aggregator a simulation's flags ask for, and what privacy it gives."""
 
+import types
+
 from omc.errors import InputError, InputTypeError
 from omc.learning import aggregators
 
@@ -38,15 +40,30 @@ def make_aggregator(settings, seed):
             missing = "clipping" if not isinstance(clipping, float) else "noise_multiplier"
             expected = "a number with --aggregator=private"
             raise InputError(missing, expected, getattr(settings, missing))
-        return aggregators.PrivateMean(
-            clip=clipping,
-            noise_multiplier=settings.noise_multiplier,
-            clients=settings.clients_per_round,
-            seed=seed,
-        )
+        numbers = clipping, settings.noise_multiplier, settings.clients_per_round
+        try:
+            return aggregators.PrivateMean(*numbers, seed=seed)
+        except InputError as error:
+            flag = "clipping" if error.argument == "clip" else error.argument
+            raise InputError(flag, error.expected, error.got, error.tip) from None
     if name == "secure":
         return aggregators.SecureMean(clients=settings.clients_per_round)
     return aggregators.NAMED[name]()
+
+
+def check(settings):
+    """Refuses an aggregator that does not go with the uplink and widths of a simulation.
+
+    Args:
+        settings: `Settings`.
+
+    Raises:
+        OmcError: As `make_aggregator`, or as the aggregator's own check.
+    """
+    widths = settings.client_widths
+    plan = types.SimpleNamespace(allocates=widths is not None and widths.allocates)
+    parts = types.SimpleNamespace(uplink=settings.make_uplink(), plan=plan)
+    make_aggregator(settings, settings.seed).check(parts)
 
 
 def privacy(settings, rounds, population):

@@ -370,7 +370,7 @@ def _wrong_links(settings):
         if settings.method == "omc":
             downlink.check(policy, widths)
             settings.make_uplink().check(policy, widths)
-            aggregation.make_aggregator(settings, settings.seed)
+            aggregation.check(settings)
         for flag in _LINKS if settings.method == "fp32" else ():
             if getattr(settings, flag) != getattr(Settings, flag):
                 return refusal(flag, "none with method fp32", getattr(settings, flag))
