@@ -10,32 +10,55 @@ EACH = 10
 """Clients of each width whose own models are evaluated, at most."""
 
 
-def evaluate(task, model, plan, downlink, memory, round_number):
+class Evaluation:
     """Evaluates the float32 master and the quantized model that a new client downloads next.
 
-    Args:
-        task: `Task`.
-        model: Keras model that holds the master weights; left quantized.
-        plan: `omc.learning.models.ModelPlan` of it, without widths.
-        downlink: `omc.learning.downlinks.Downlink`.
-        memory: What the server remembers for it.
-        round_number: Round for which a client's variables are drawn.
-
-    Returns:
-        (metrics of what a client holds, metrics of the master): dicts, as of `Task.evaluate`.
+    What a client downloads is packed and read in a graph that is traced once for all rounds.
     """
-    master = task.evaluate(model)
-    variables = plan.variables(model)
-    if all(codec is None for codec in plan.codecs):
-        return master, master
-    values = [variable.read_value() for variable in variables]
-    memory = tf.nest.map_structure(tf.convert_to_tensor, memory)
-    number = tf.constant(round_number)
-    stored, _ = downlinks.delivered(downlink, plan, values, memory, number, tf.constant(0))
-    for variable, codec, buffer in zip(variables, plan.codecs, stored):
-        if codec is not None:
-            variable.assign(codec.decode(buffer))
-    return task.evaluate(model), master
+
+    def __init__(self, task, model, plan, downlink):
+        """Traces nothing yet.
+
+        Args:
+            task: `Task`.
+            model: Keras model that will hold the master weights.
+            plan: `omc.learning.models.ModelPlan` of it, without widths.
+            downlink: `omc.learning.downlinks.Downlink`.
+        """
+        self._task, self._model, self._plan = task, model, plan
+
+        @tf.function(autograph=False)
+        def held(values, memory, number):
+            stored, _ = downlinks.delivered(downlink, plan, values, memory, number, 0)
+            return [
+                None if codec is None else codec.decode(buffer)
+                for codec, buffer in zip(plan.codecs, stored)
+            ]
+
+        self._held = held
+
+    def __call__(self, memory, round_number):
+        """Metrics of a round; the model, which has to hold the master, is left quantized.
+
+        Args:
+            memory: What the server remembers for the downlink.
+            round_number: Round for which a client's variables are drawn.
+
+        Returns:
+            (metrics of what a client holds, metrics of the master): dicts, as of `Task.evaluate`.
+        """
+        master = self._task.evaluate(self._model)
+        if all(codec is None for codec in self._plan.codecs):
+            return master, master
+        variables = self._plan.variables(self._model)
+        values = [variable.read_value() for variable in variables]
+        memory = tf.nest.map_structure(tf.convert_to_tensor, memory)
+        for variable, value in zip(
+            variables, self._held(values, memory, tf.constant(round_number))
+        ):
+            if value is not None:
+                variable.assign(value)
+        return self._task.evaluate(self._model), master
 
 
 def evaluate_widths(task, model, policy, widths):

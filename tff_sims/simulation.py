@@ -12,7 +12,7 @@ from omc.learning.models import ModelPlan
 from tff_sims.aggregation import privacy
 from tff_sims.checkpoints import Checkpoints, Progress
 from tff_sims.client_process import measure_client
-from tff_sims.evaluation import evaluate, evaluate_classes, evaluate_own, evaluate_widths
+from tff_sims.evaluation import Evaluation, evaluate_classes, evaluate_own, evaluate_widths
 from tff_sims.federation import build_process, runtime
 from tff_sims.participation import draw_cohort
 from tff_sims.results import (
@@ -115,6 +115,7 @@ class _Run:
         self._process = build_process(settings, seed, self._task, workers)
         state = self._process.initialize()
         self._model = self._task.build_model()
+        self._evaluation = Evaluation(self._task, self._model, self._plan, settings.make_downlink())
         self._checkpoints = Checkpoints(folder.checkpoints(seed), settings.checkpoint_seconds)
         self.progress = self._checkpoints.load(Progress(self._initial(state), []))
         self._warm = False
@@ -200,9 +201,7 @@ class _Run:
         if self._settings.method == "fp32":
             master = self._task.evaluate(self._model)
             return master, master
-        memory = state.distributor["memory"]
-        downlink = self._settings.make_downlink()
-        return evaluate(self._task, self._model, self._plan, downlink, memory, number)
+        return self._evaluation(state.distributor["memory"], number)
 
     def _by_width(self, state):
         widths = self._class_plan.widths
