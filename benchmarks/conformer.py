@@ -14,7 +14,7 @@ import omc  # noqa: E402
 from benchmarks import harness  # noqa: E402
 from omc.keras.optimizers import slim  # noqa: E402
 from omc.measurement import memory_report  # noqa: E402
-from omc.measurement.memory import measure_peak, process_peak_bytes  # noqa: E402
+from omc.measurement.peaks import measure_peak, process_peak_bytes  # noqa: E402
 
 FEATURES, LABELS, RATE = 80, 40, 1e-4
 _FULL = {"size": "large", "outputs": 4096, "frames": 1000, "steps": 3}

@@ -24,6 +24,7 @@ from tests.error_cases import (  # noqa: F401 - they register cases
     fleet,
     hasb,
     links,
+    measurement,
     nested,
     pictures,
     progressive,
