@@ -28,6 +28,7 @@ from tests.error_cases import (  # noqa: F401 - they register cases
     nested,
     pictures,
     progressive,
+    recordings,
     widths,
 )
 from tests.error_cases import workers as worker_cases  # noqa: F401
