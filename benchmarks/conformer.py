@@ -202,7 +202,7 @@ def speed(recompute, size, outputs, frames, steps):
 
 
 def build(variant, recompute, sizes, outputs):
-    """A Conformer, wrapped as the variant says and compiled with CTC and SGD.
+    """A Conformer, built compressed as the variant says, and compiled with CTC and SGD.
 
     Args:
         variant: `Variant`.
@@ -213,11 +213,13 @@ def build(variant, recompute, sizes, outputs):
     Returns:
         `models.Conformer`.
     """
-    model = models.conformer(outputs, FEATURES, **sizes)
     optimizer = tf.keras.optimizers.SGD(RATE)
-    if variant.format != "FP32":
-        omc.wrap(model, omc.Policy(variant.format, fraction=float(variant.how)))
-    elif variant == LEAN:
+    if variant.format == "FP32":
+        model = models.conformer(outputs, FEATURES, **sizes)
+    else:
+        with omc.init_compressed(omc.Policy(variant.format, fraction=float(variant.how))):
+            model = models.conformer(outputs, FEATURES, **sizes)
+    if variant == LEAN:
         slim(optimizer)
     if recompute:
         omc.recompute(model, "block_*")

@@ -29,6 +29,7 @@ from omc.keras.places import Places
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
 
+_NOTABLE = 1 << 18  # Bytes.
 _lock = threading.Lock()
 
 
@@ -150,13 +151,18 @@ class _Births:
         never = partial and not self.policy.fraction
         if planned.codec is None or never or not tf.executing_eagerly():
             return original
-        wrapping.check_finite([original], [planned])
-        variable = wrapping.compressed_variable(original, planned, self.policy, 0)
-        if partial:
-            self._waiting.put(id(variable), original.numpy())
+        # Keras builds some layers where it reads their variables in 16 bits.
+        with autocast_variable.enable_auto_cast_variables(None):
+            wrapping.check_finite([original], [planned])
+            variable = wrapping.compressed_variable(original, planned, self.policy, 0)
+            if partial:
+                self._waiting.put(id(variable), original.numpy())
         # Its own attribute, in the place of the method: `assign` would keep the transform.
         variable.assign = functools.partial(self._assign, weakref.ref(variable), planned)
         self.born[id(variable)] = _Born(variable, partial, autocast)
+        del original
+        if planned.spec.dense_bytes >= _NOTABLE:
+            gc.collect(1)  # Initial values stay behind in cycles, which are young.
         return variable
 
     def _assign(self, reference, planned, value, use_locking=None, name=None, read_value=True):

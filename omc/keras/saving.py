@@ -102,7 +102,9 @@ def _fill(path, artifact, model, plain):
         # What is stored as FP32 (a progressive model's last stage) stays plain in a plain model.
         raw = compressed or entry.codec is None
         data = entry.data if raw else entry.data.view(np.float32).reshape(entry.shape)
-        wrapping.put(stored, tf.zeros([0], stored.dtype))  # The old value goes before the new comes.
+        wrapping.put(
+            stored, tf.zeros([0], stored.dtype)
+        )  # The old value goes before the new comes.
         wrapping.put(stored, tensor_of(data))
 
 

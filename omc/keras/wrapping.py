@@ -149,7 +149,7 @@ def _settle(variables):
 
 
 def put(variable, value):
-    """Assigns a value of another length than a plain variable's own, whose `assign` wants its shape."""
+    """Assigns a value of another length, which a plain variable's own `assign` refuses."""
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value, validate_shape=False)
 
 
