@@ -7,6 +7,8 @@ from omc.learning import (
     local_runtime,
     remote_runtime,
 )
+from tff_sims.aggregation import make_aggregator
+from tff_sims.rogues import RogueClients
 
 
 def runtime(workers=()):
@@ -46,4 +48,6 @@ def build_process(settings, seed, task, workers=()):
         uplink=settings.make_uplink(),
         downlink=settings.make_downlink(),
         widths=settings.make_widths(task),
+        aggregator=make_aggregator(settings, seed),
+        client_work=RogueClients(settings.rogues, seed) if settings.rogues else None,
     )

@@ -59,9 +59,13 @@ def draw_cohort(num_clients, settings, seed, round_number):
     share of their batches done that is uniform in (0, 1), at least one batch, as in FedProx's
     experiments (arXiv 1812.06127, section 5.2), and send what they have.
 
+    With aggregator "private" each client is drawn by itself, with probability clients_per_round /
+    num_clients (Poisson sampling), as the accountant of differential privacy presumes; where that
+    draws nobody, one client stands for the round and fails.
+
     Args:
         num_clients: Size of the population.
-        settings: `Settings`: clients_per_round, dropout, stragglers.
+        settings: `Settings`: clients_per_round, aggregator, dropout, stragglers.
         seed: Seed of the run.
         round_number: From 1.
 
@@ -69,9 +73,12 @@ def draw_cohort(num_clients, settings, seed, round_number):
         `Cohort`.
     """
     draw = np.random.default_rng([seed, 1, round_number])
-    count = settings.clients_per_round
+    count, nobody = settings.clients_per_round, False
+    if settings.aggregator == "private":
+        drawn = int(draw.binomial(num_clients, count / num_clients))
+        count, nobody = max(drawn, 1), not drawn
     clients = draw.choice(num_clients, count, replace=False)
-    failed = draw.random(count) < settings.dropout
+    failed = (draw.random(count) < settings.dropout) | nobody
     straggles = draw.random(count) < settings.stragglers
     share = np.where(straggles, draw.random(count), 1.0)
     return Cohort(clients, failed, share)

@@ -44,6 +44,7 @@ class Round:
         parameter_bytes: Bytes of a client's parameters, mean over the drawn clients.
         seconds: Time of the round, without evaluation.
         warm: 0 in the first round after a start, which includes tracing, otherwise 1.
+        rejected: Answers that the server rejected, a dict from their fault; not in rounds.csv.
         metrics: Further held-out metrics of the task, and the accuracy at each width (see
             `width_column`) and, in the last round, `own_column`; dict; columns of their own.
         widths: Traffic of the clients of each width, as of `omc.learning.traffic`, a dict from
@@ -63,6 +64,7 @@ class Round:
     parameter_bytes: float
     seconds: float
     warm: int
+    rejected: dict = dataclasses.field(default_factory=dict)
     metrics: dict = dataclasses.field(default_factory=dict)
     widths: dict = dataclasses.field(default_factory=dict)
 
@@ -74,7 +76,9 @@ class Round:
     def flat(self):
         """The columns of rounds.csv, a dict."""
         columns = dataclasses.asdict(self)
-        metrics, _ = columns.pop("metrics"), columns.pop("widths")
+        metrics = columns.pop("metrics")
+        for name in ("rejected", "widths"):
+            del columns[name]
         return {**columns, **metrics}
 
 
@@ -279,7 +283,7 @@ def _variables(model):
     return [*model.trainable_variables, *model.non_trainable_variables]
 
 
-def write_summary(out, settings, rows, memory, dense_bytes, command):
+def write_summary(out, settings, rows, memory, dense_bytes, command, privacy=None):
     """Draws accuracy.png and writes summary.json.
 
     Args:
@@ -289,11 +293,14 @@ def write_summary(out, settings, rows, memory, dense_bytes, command):
         memory: Dict of `tff_sims.client_process.measure_client`; None where it was not measured.
         dense_bytes: Bytes of the model's variables in float32.
         command: Command line, or "".
+        privacy: Dict of `tff_sims.aggregation.privacy`, or None.
 
     Returns:
         The summary, a dict.
     """
     summary = _summary(settings, rows, memory, dense_bytes, command)
+    if privacy is not None:
+        summary["privacy"] = privacy
     picture = pathlib.Path(out) / "accuracy.png"
     with writing("the results"):
         accuracy_curves({_label(summary): curves(rows)}, picture)
@@ -335,6 +342,7 @@ def _summary(settings, rows, memory, dense_bytes, command):
         **summary,
         "failed_share": sum(row.failed for row in rows) / sum(row.clients for row in rows),
         "straggler_share": sum(row.stragglers for row in rows) / sum(row.clients for row in rows),
+        "rejected": _rejected(rows),
         "rounds_without_answer": sum(row.failed == row.clients for row in rows),
         "parameter_bytes": round(mean("parameter_bytes")),
         "dense_parameter_bytes": dense_bytes,
@@ -347,6 +355,11 @@ def _summary(settings, rows, memory, dense_bytes, command):
         "versions": versions(),
         "command": command,
     }
+
+
+def _rejected(rows):
+    """Answers that were rejected in all rounds, a dict from their fault."""
+    return {fault: sum(row.rejected[fault] for row in rows) for fault in rows[0].rejected}
 
 
 def _by_width(rows, summary):

@@ -12,6 +12,7 @@ from omc.errors import InputError, OmcError
 from omc.formats import Format
 from omc.learning import FedMPQ, client_id, downlinks, uplinks
 from omc.learning.widths import Widths, checked_policy
+from tff_sims import aggregation
 from tff_sims.results import weights_file
 from tff_sims.tasks import TASKS
 
@@ -21,6 +22,7 @@ TRANSFORMS = ("pvt", "none")
 ALLOCATIONS = {"fedmpq": "pruning_growing", "fixed": "fixed"}
 MOST = 2**31 - 1
 """Largest seed or count of a flag: what TensorFlow's int32 holds."""
+_LINKS = ("uplink", "downlink", "aggregator", "clipping", "zeroing", "rogues")
 _FLAGS = ("out", "workers")  # Those that are no settings.
 
 
@@ -51,6 +53,15 @@ class Settings:
         lasso: Of budgets: factor of the bit-level group lasso; None for the default.
         reduction_threshold: Of budgets: density of bits below which clients drop a plane; 0 for no
             precision reduction, None for the default.
+        grid_bound: Of uplink "grid": largest change of a weight; None for the default.
+        grid_bits: Of uplink "grid": bits of a code; None for the default.
+        aggregator: One of `tff_sims.aggregation.NAMES`.
+        trimmed_share: Of aggregator "trimmed_mean"; None for the default.
+        clipping: Of aggregators "mean" and "private": largest norm of a client's change, a number;
+            "adaptive" with the former; None for none.
+        zeroing: Of aggregator "mean": largest change of a weight, or "adaptive"; None for none.
+        noise_multiplier: Of aggregator "private".
+        rogues: Probability that a client sends what it may not (`tff_sims.rogues`).
         rounds: Most rounds of one run.
         clients: Size of the population; None for the task's.
         clients_per_round: Clients drawn in a round.
@@ -89,6 +100,14 @@ class Settings:
     allocation: Optional[str] = None
     lasso: Optional[float] = None
     reduction_threshold: Optional[float] = None
+    grid_bound: Optional[float] = None
+    grid_bits: Optional[int] = None
+    aggregator: str = "mean"
+    trimmed_share: Optional[float] = None
+    clipping: Optional[str] = None
+    zeroing: Optional[str] = None
+    noise_multiplier: Optional[float] = None
+    rogues: float = 0.0
     rounds: int = 60
     clients: Optional[int] = None
     clients_per_round: int = 10
@@ -168,8 +187,10 @@ class Settings:
         options = {
             "dithered": {"clients": self.clients_per_round, "target_error": self.target_error},
             "rotated": {"bits": self.uplink_bits},
+            "grid": {"bound": self.grid_bound, "bits": self.grid_bits},
         }
-        return options.get(self.uplink, {})
+        found = options.get(self.uplink, {})
+        return {name: value for name, value in found.items() if value is not None}
 
     def make_uplink(self):
         """The `omc.learning.uplinks.Uplink`."""
@@ -270,6 +291,7 @@ def _wrong_name(settings):
         "rounding": ROUNDINGS,
         "uplink": tuple(uplinks.NAMED),
         "downlink": tuple(downlinks.NAMED),
+        "aggregator": aggregation.NAMES,
         "transform": TRANSFORMS,
         "allocation": (None, *ALLOCATIONS),
     }
@@ -297,9 +319,13 @@ def within_float32(value):
 
 _RANGES = (
     (("fraction",), lambda v: 0 <= v <= 1, "a number from 0 to 1"),
-    (("lasso",), lambda v: v == 0 or within_float32(v), "0, or a number from 1e-30 to 1e30"),
     (
-        ("dropout", "stragglers", "reduction_threshold"),
+        ("lasso", "noise_multiplier"),
+        lambda v: v == 0 or within_float32(v),
+        "0, or a number from 1e-30 to 1e30",
+    ),
+    (
+        ("dropout", "stragglers", "reduction_threshold", "rogues"),
         lambda v: 0 <= v < 1,
         "a number from 0 to below 1",
     ),
@@ -317,9 +343,14 @@ _RANGES = (
         f"1 to {MOST}",
     ),
     (("uplink_bits",), lambda v: 1 <= v <= 4, "1 to 4"),
+    (("grid_bits",), lambda v: 2 <= v <= 24, "2 to 24"),
     # Below, numpy's Dirichlet draws end in NaN or never; above, all clients are alike.
     (("alpha",), lambda v: 1e-3 <= v <= 1e6, "a number from 0.001 to 1000000"),
-    (("learning_rate", "target_error"), within_float32, "a number from 1e-30 to 1e30"),
+    (
+        ("learning_rate", "target_error", "grid_bound"),
+        within_float32,
+        "a number from 1e-30 to 1e30",
+    ),
     (("target",), lambda v: 0 < v <= 1, "an accuracy above 0, at most 1"),
     (("seed",), lambda v: 0 <= v <= MOST, f"0 to {MOST}"),
     (("checkpoint_seconds",), lambda v: 0 <= v < math.inf, "a number of seconds from 0"),
@@ -356,9 +387,10 @@ def _wrong_links(settings):
         if settings.method == "omc":
             downlink.check(policy, widths)
             settings.make_uplink().check(policy, widths)
-        elif (settings.uplink, settings.downlink) != (Settings.uplink, Settings.downlink):
-            flag = "uplink" if settings.uplink != Settings.uplink else "downlink"
-            return refusal(flag, "none with method fp32", getattr(settings, flag))
+            aggregation.make_aggregator(settings, settings.seed)
+        for flag in _LINKS if settings.method == "fp32" else ():
+            if getattr(settings, flag) != getattr(Settings, flag):
+                return refusal(flag, "none with method fp32", getattr(settings, flag))
     except OmcError as error:
         return as_line(error)
     for flag in ("allocation", "lasso", "reduction_threshold"):

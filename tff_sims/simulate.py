@@ -79,8 +79,9 @@ def _define_flags():
     string(
         "uplink",
         "What a client sends: weights (the trained weights as it holds them), update (what "
-        "changed, rounded without bias), dithered (what changed, in about a bit a weight, coded) "
-        "or rotated (EDEN: --uplink_bits a weight, not coded). docs/uplinks.md tells more.",
+        "changed, rounded without bias), dithered (what changed, in about a bit a weight, coded), "
+        "rotated (EDEN: --uplink_bits a weight, not coded) or grid (integers for --aggregator="
+        "secure). docs/uplinks.md tells more.",
     )
     number(
         "target_error",
@@ -117,6 +118,35 @@ def _define_flags():
     string(
         "allocation",
         "With --budgets: fedmpq (pruning-growing) or fixed (every layer at its client's budget).",
+    )
+    number("grid_bound", "With --uplink=grid: largest change of a weight that is sent.")
+    integer("grid_bits", "With --uplink=grid: bits of a code, 2 to 24.")
+    string(
+        "aggregator",
+        "What the server makes of the answers: mean (weighted by examples), trimmed_mean or median "
+        "(robust), private (differential privacy: --clipping, --noise_multiplier) or secure (TFF's "
+        "secure sum; needs --uplink=grid). docs/aggregators.md tells more.",
+    )
+    number("trimmed_share", "With --aggregator=trimmed_mean: clients left out at either end.")
+    string(
+        "clipping",
+        "With --aggregator=mean or private: largest norm of a client's change, a number, or "
+        "(mean) adaptive.",
+    )
+    string(
+        "zeroing",
+        "With --aggregator=mean: a client that changes a weight by more than this "
+        "number, or adaptive, does not count.",
+    )
+    number(
+        "noise_multiplier",
+        "With --aggregator=private: deviation of the noise on the sum, in clips. The summary has "
+        "epsilon.",
+    )
+    number(
+        "rogues",
+        "Probability that a client sends what it may not (NaN, a scale of 1e30, another round's "
+        "answer, ...), to see what the server does about it.",
     )
     number("lasso", "With --budgets: factor of the bit-level group lasso; 0 for none.")
     number(

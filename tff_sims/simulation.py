@@ -9,6 +9,7 @@ from absl import logging
 from omc.errors import OmcError, WorkerError
 from omc.learning import traffic
 from omc.learning.models import ModelPlan
+from tff_sims.aggregation import privacy
 from tff_sims.checkpoints import Checkpoints, Progress
 from tff_sims.client_process import measure_client
 from tff_sims.evaluation import evaluate, evaluate_classes, evaluate_own, evaluate_widths
@@ -73,7 +74,8 @@ def simulate(
         task = settings.make_task(settings.seed)
         dense = sum(v.numpy().nbytes for v in task.build_model().variables)
         memory = _client_memory(settings, task) if settings.client_memory else None
-        summary = write_summary(folder.path, settings, rows, memory, dense, command)
+        guarantee = privacy(settings, settings.rounds, task.num_clients)
+        summary = write_summary(folder.path, settings, rows, memory, dense, command, guarantee)
         folder.drop_checkpoints()
     return summary
 
@@ -136,8 +138,10 @@ class _Run:
             raise
         seconds = time.perf_counter() - start
         loss = float(metrics["client_work"]["train"]["loss"])
+        if not cohort.answered and self._settings.aggregator != "private":  # Which adds noise.
+            state = _without_answer(self.progress.state, state)
         if not cohort.answered:
-            state, loss = _without_answer(self.progress.state, state), math.nan
+            loss = math.nan
         accuracy = master_accuracy = math.nan
         further = {}
         if number % self._settings.evaluate_every == 0 or number == self._settings.rounds:
@@ -160,6 +164,9 @@ class _Run:
             parameter_bytes=counted["parameter_bytes"],
             seconds=seconds,
             warm=int(self._warm),
+            rejected={
+                fault: int(n) for fault, n in metrics["aggregator"].get("rejected", {}).items()
+            },
             metrics=further,
             widths={str(bits): own for bits, own in counted.get("widths", {}).items()},
         )

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from omc import kernels
 from omc.coding import buffers, symbols
+from omc.errors import CodingError
 
 
 def encode(values, context=None):
@@ -28,6 +29,26 @@ def decode(data, shape, context=None):
         return kernels.decode_codes(data, given, shape, count)
     values = _in_python(lambda d, c: symbols.decode(d, _present(c), shape), [data, given], tf.int32)
     return tf.reshape(values, shape)
+
+
+def try_decode(data, shape, context=None):
+    """As `decode`, for data that may be anything: (int32 tensor, bool scalar whether it is right).
+
+    What cannot be decoded gives zeros.
+    """
+    given, count = _or_none(context), int(np.prod(shape, dtype=np.int64))
+    if kernels.usable():
+        return kernels.try_decode_codes(data, given, shape, count)
+
+    def run(array, contexts):
+        with kernels.pure():
+            try:
+                return symbols.decode(array, _present(contexts), shape), True
+            except CodingError:
+                return np.zeros(shape, np.int32), False
+
+    values, right = tf.numpy_function(run, [data, given], (tf.int32, tf.bool), stateful=False)
+    return tf.reshape(values, shape), tf.ensure_shape(right, [])
 
 
 def encode_buffer(buffer, codec, given=None):

@@ -65,7 +65,7 @@ def init_compressed(policy):
     policy = Policy.of(policy)
     if not _lock.acquire(blocking=False):
         raise ModelError(
-            "policy",
+            "init_compressed",
             "one init_compressed at a time",
             "another one, which is open",
             "leave it first.",

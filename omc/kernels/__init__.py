@@ -28,6 +28,7 @@ _WITHOUT_GRADIENT = (
     "QuantizeGradient",
     "EncodeCodes",
     "DecodeCodes",
+    "TryDecodeCodes",
     "EncodeBuffer",
     "DecodeBuffer",
     "DitherQuantize",
@@ -202,6 +203,12 @@ def decode_codes(data, context, shape, limit):
     """
     shape = tf.TensorShape(shape)
     return _library().omc_decode_codes(data, context, shape=shape, limit=limit)
+
+
+def try_decode_codes(data, context, shape, limit):
+    """(symbols, whether the data were right); see `omc.coding.graph.try_decode`."""
+    shape = tf.TensorShape(shape)
+    return tuple(_library().omc_try_decode_codes(data, context, shape=shape, limit=limit))
 
 
 def encode_buffer(buffer, given, codec):

@@ -68,6 +68,9 @@ class EncodeCodesKernel : public OpKernel {
   }
 };
 
+// Decodes symbols; where `damaged_is_error` is false, a second output says whether the data were
+// right, and what is damaged gives zeros.
+template <bool damaged_is_error>
 class DecodeCodesKernel : public OpKernel {
  public:
   explicit DecodeCodesKernel(OpKernelConstruction* context) : OpKernel(context) {
@@ -76,25 +79,40 @@ class DecodeCodesKernel : public OpKernel {
   }
 
   void Compute(OpKernelContext* context) override {
+    if (damaged_is_error) {
+      OP_REQUIRES_OK(context, Decode(context, nullptr));
+      return;
+    }
+    TensorShape shape;
+    for (int64_t extent : shape_.dim_sizes())
+      OP_REQUIRES_OK(context, shape.AddDimWithStatus(extent));
+    Tensor *symbols = nullptr, *right = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, shape, &symbols));
+    OP_REQUIRES_OK(context, context->allocate_output(1, TensorShape({}), &right));
+    right->scalar<bool>()() = Decode(context, symbols).ok();
+    if (!right->scalar<bool>()()) symbols->flat<int32_t>().setZero();
+  }
+
+ private:
+  // Decodes into `symbols`, or into an output that it allocates once the data say what they are.
+  tensorflow::Status Decode(OpKernelContext* context, Tensor* symbols) const {
     const Tensor& data = context->input(0);
     const Tensor& given = context->input(1);
     Head head;
     const char* wrong = coding::ReadHead(Bytes(data), data.NumElements(), limit_, &head);
-    OP_REQUIRES(context, !wrong, Wrong(wrong));
-    OP_REQUIRES(context, head.count <= limit_, Wrong("of more symbols than the limit"));
-    OP_REQUIRES(context, given.NumElements() == (head.has_contexts ? head.count : 0),
-                InvalidArgument(given.NumElements(), " contexts for ", head.count, " symbols"));
+    if (wrong) return Wrong(wrong);
+    if (head.count > limit_) return Wrong("of more symbols than the limit");
+    if (given.NumElements() != (head.has_contexts ? head.count : 0))
+      return InvalidArgument(given.NumElements(), " contexts for ", head.count, " symbols");
     TensorShape shape;
-    for (uint32_t extent : head.shape) OP_REQUIRES_OK(context, shape.AddDimWithStatus(extent));
-    OP_REQUIRES(context, shape_.IsCompatibleWith(shape), Wrong("of another shape"));
-    Tensor* symbols = nullptr;
-    OP_REQUIRES_OK(context, context->allocate_output(0, shape, &symbols));
+    for (uint32_t extent : head.shape) TF_RETURN_IF_ERROR(shape.AddDimWithStatus(extent));
+    if (!shape_.IsCompatibleWith(shape)) return Wrong("of another shape");
+    if (!symbols) TF_RETURN_IF_ERROR(context->allocate_output(0, shape, &symbols));
     wrong = coding::Decode(Bytes(data), data.NumElements(), head, Bytes(given), 0,
                            symbols->flat<int32_t>().data());
-    OP_REQUIRES(context, !wrong, Wrong(wrong));
+    return wrong ? Wrong(wrong) : tensorflow::OkStatus();
   }
 
- private:
   PartialTensorShape shape_;
   int64_t limit_;
 };
@@ -362,7 +380,22 @@ REGISTER_OP("Omc>DecodeCodes")
     .Attr("shape: shape")
     .Attr("limit: int")
     .SetShapeFn(SymbolsShape);
-REGISTER_KERNEL_BUILDER(Name("Omc>DecodeCodes").Device(tensorflow::DEVICE_CPU), DecodeCodesKernel);
+REGISTER_KERNEL_BUILDER(Name("Omc>DecodeCodes").Device(tensorflow::DEVICE_CPU),
+                        DecodeCodesKernel<true>);
+
+REGISTER_OP("Omc>TryDecodeCodes")
+    .Input("data: uint8")
+    .Input("context: uint8")
+    .Output("symbols: int32")
+    .Output("right: bool")
+    .Attr("shape: shape")
+    .Attr("limit: int")
+    .SetShapeFn([](InferenceContext* context) {
+      context->set_output(1, context->Scalar());
+      return SymbolsShape(context);
+    });
+REGISTER_KERNEL_BUILDER(Name("Omc>TryDecodeCodes").Device(tensorflow::DEVICE_CPU),
+                        DecodeCodesKernel<false>);
 
 #define OMC_BUFFER_ATTRS          \
   Attr("count: int")              \

@@ -50,8 +50,8 @@ class ClientTrainer:
             round_number, client: int32 scalars, seeds of the rounding.
 
         Returns:
-            (result, weight, metrics, stats): the uplink's tensors, and under FedMPQ what the client
-            says of its widths; the number of examples (float32;
+            (result, weight, metrics, stats): the uplink's tensors, under FedMPQ what the client
+            says of its widths, and the round's number; the number of examples (float32;
             0 where training left finite numbers); the model's unfinalized metrics; counts of this
             client (bytes int64) but for what it downloaded, and squared errors.
         """
@@ -61,9 +61,8 @@ class ClientTrainer:
         return result, weight, metrics, stats
 
     def _train(self, received, dataset, round_number, client):
-        seed = tf.constant([self._plan.policy.seed % 2**31, 1], tf.int32)
-        for word in (round_number, client):
-            seed = fold_in(seed, word)
+        common = round_seed(self._plan, round_number)
+        seed = fold_in(common, client)
         received = one_at_a_time(list(zip(self._plan.codecs, received)), lambda pair: paired(*pair))
         for variable, value in zip(self._variables, received):
             compressed = isinstance(variable, CompressedVariable)
@@ -79,10 +78,11 @@ class ClientTrainer:
             LocalResult(described, value, variable)
             for described, value, variable in zip(self._plan.trainable, received, self._trainable)
         ]
-        answer = self._uplink.encode(results, seed)
+        answer = self._uplink.encode(results, common if self._uplink.common_seed else seed)
         tensors = list(answer.tensors)
         if self._planes:
             tensors.append(self._plan.widths.report(client, self._planes.widths(), dropped))
+        tensors.append(tf.convert_to_tensor(round_number, tf.int32))
         answers = tf.cast(examples > 0.0, tf.int64)  # Without data a client has nothing to send.
         stats = collections.OrderedDict(
             answers=answers,
@@ -166,6 +166,16 @@ def _each_batch(iterator, state, step):
 # A loop inside the graph. `Dataset.reduce` would instantiate and optimize the whole training step
 # anew at each client's turn, which costs far more than the few steps of a client.
 _over_batches = tf.autograph.to_graph(_each_batch, recursive=False)
+
+
+def round_seed(plan, round_number):
+    """Seed of a round, int32 [2]; each client of it folds its id in.
+
+    Args:
+        plan: `ModelPlan`.
+        round_number: int32 scalar.
+    """
+    return fold_in(tf.constant([plan.policy.seed % 2**31, 1], tf.int32), round_number)
 
 
 def _parameter_nbytes(variables):

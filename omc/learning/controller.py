@@ -12,8 +12,9 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from omc.errors import InputError
-from omc.learning import aggregators, byte_counts, identities, models, processes
-from omc.learning.client_works import train_client
+from omc.learning import byte_counts, drop_in, identities, models, processes
+from omc.learning.aggregators import SecureMean
+from omc.learning.aggregators.controlled import Aggregation
 from omc.learning.federation import Federation
 from omc.learning.forms import Forms
 from omc.learning.runtime import current_runtime
@@ -30,6 +31,13 @@ def build_controlled_fed_avg(
     metrics_aggregator=None,
     widths=None,
     downlink="codes",
+    aggregator="mean",
+    client_work=None,
+    *,
+    client_weighting=None,
+    model_aggregator=None,
+    model_distributor=None,
+    use_experimental_simulation_loop=False,
 ):
     """The algorithm of `build_weighted_fed_avg`, with the server outside of TFF.
 
@@ -38,7 +46,8 @@ def build_controlled_fed_avg(
 
     Args:
         model_fn, policy, client_optimizer_fn, server_optimizer_fn, uplink, metrics_aggregator,
-            widths, downlink: As in `build_weighted_fed_avg`.
+            widths, downlink, aggregator, client_work, client_weighting, model_aggregator,
+            model_distributor, use_experimental_simulation_loop: As in `build_weighted_fed_avg`.
 
     Returns:
         `ControlledFedAvg`.
@@ -46,6 +55,11 @@ def build_controlled_fed_avg(
     Raises:
         InputTypeError, InputError, FormatError: As `build_weighted_fed_avg`.
     """
+    drop_in.check(
+        model_aggregator=model_aggregator,
+        model_distributor=model_distributor,
+        use_experimental_simulation_loop=use_experimental_simulation_loop,
+    )
     federation = Federation.of(
         model_fn,
         policy,
@@ -55,11 +69,17 @@ def build_controlled_fed_avg(
         metrics_aggregator,
         widths,
         downlink,
+        aggregator,
+        client_work,
+        client_weighting,
     )
     if federation.downlink.remembers:
         expected = "one whose clients hold no versions, such as 'coded', in a controlled process"
         tip = "build_weighted_fed_avg serves it: held versions would cross to the workers again."
         raise InputError("downlink", expected, federation.downlink, tip)
+    if isinstance(federation.aggregator, SecureMean):
+        tip = "build_weighted_fed_avg serves it: a controller sees every answer."
+        raise InputError("aggregator", "another one in a controlled process", aggregator, tip)
     return ControlledFedAvg(federation)
 
 
@@ -73,7 +93,9 @@ def _build_work(federation):
     def train(payload, dataset, client, round_number, choices):
         payload, choices = list(payload.values()), tf.unstack(choices)
         nothing = [None] * len(payload)
-        return train_client(federation, payload, nothing, choices, dataset, round_number, client)
+        return federation.client_work(
+            federation, payload, nothing, choices, dataset, round_number, client
+        )
 
     @tff.federated_computation(
         tff.FederatedType(payload_type, tff.CLIENTS),
@@ -114,7 +136,7 @@ class ControlledFedAvg:
         self._forms = Forms(lambda: _build_work(federation))
         self._forms.current()  # So that mistakes show at once.
         self._optimizer = federation.server_optimizer
-        self._sum = aggregators.WeightedSum(federation)
+        self._sum = Aggregation(federation)
         self._offer = tf.function(
             lambda *values: downlink.offer(plan, values, ())[0], autograph=False
         )
@@ -137,7 +159,7 @@ class ControlledFedAvg:
             ),
             _round(0),
             _to_numpy(self._federation.plan.initial_allocation()),
-            (),
+            _to_numpy(self._federation.aggregator.initial()),
             _to_numpy(self._optimizer.initialize(specs)),
         )
 
@@ -165,13 +187,13 @@ class ControlledFedAvg:
         offer = _to_numpy(self._offer(*map(tf.convert_to_tensor, values)))
         arguments = self._arguments(offer.sent, number, state.client_work, client_data)
         counts, metrics = collections.Counter(), []
-        self._sum.take()  # A round that failed may have left something.
+        self._sum.begin(state.aggregator, number)
         for result, client_metrics, client_counts in runtime.map(work, arguments):
             update, weight = result
             self._sum.add(list(update), weight)
             metrics.append(tff.structure.to_odict_or_tuple(client_metrics))
             counts.update(dict(zip(names, client_counts)))
-        mean, total_weight = self._sum.take()
+        mean, total_weight, sum_state, measurements = self._sum.finish()
         new_weights, new_optimizer, rejected = self._step(state, mean, total_weight)
         allocation = _to_numpy(self._reallocate(_to_tensors(state.client_work), mean))
         client_work = collections.OrderedDict()
@@ -180,11 +202,11 @@ class ControlledFedAvg:
             client_work["train"] = runtime.call(finalize_metrics, metrics)
         link = {key: count - before[key] for key, count in _crossed(runtime).items()}
         return tff.learning.templates.LearningProcessOutput(
-            State(new_weights, _round(number + 1), allocation, (), new_optimizer),
+            State(new_weights, _round(number + 1), allocation, _to_numpy(sum_state), new_optimizer),
             collections.OrderedDict(
                 distributor=collections.OrderedDict(distortion=offer.distortion, round=number),
                 client_work=client_work,
-                aggregator=collections.OrderedDict(total_weight=total_weight.numpy()),
+                aggregator=_to_numpy(measurements),
                 finalizer=collections.OrderedDict(update_non_finite=np.int32(rejected)),
                 link=collections.OrderedDict(sorted(link.items())),
             ),

@@ -1,13 +1,15 @@
 """What a federation consists of: the parts that the composed and the controlled process share."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Callable
 
 import tensorflow as tf
 import tensorflow_federated as tff
 
 from omc.errors import InputError, InputTypeError
-from omc.learning import downlinks, models, uplinks
+from omc.learning import aggregators, downlinks, drop_in, models, uplinks
+from omc.learning.aggregators import Aggregator
+from omc.learning.client_works import round_seed, train_client
 from omc.learning.downlinks import Downlink
 from omc.learning.local_optimizer import LocalOptimizer
 from omc.learning.models import ModelPlan
@@ -23,6 +25,8 @@ class Federation:
         plan: `ModelPlan`: the model's variables, their formats, the clients' widths.
         downlink: `Downlink`: what a client gets.
         uplink: `Uplink`: what it answers.
+        aggregator: `Aggregator`: what the server makes of the answers.
+        client_work: What a client does in between, a function with the signature of `train_client`.
         local_optimizer: `LocalOptimizer` of the clients.
         server_optimizer: `tff.learning.optimizers.Optimizer`.
         metrics_aggregation: Federated computation over the clients' unfinalized metrics.
@@ -32,6 +36,8 @@ class Federation:
     plan: ModelPlan
     downlink: Downlink
     uplink: Uplink
+    aggregator: Aggregator
+    client_work: Callable
     local_optimizer: LocalOptimizer
     server_optimizer: tff.learning.optimizers.Optimizer
     metrics_aggregation: Any
@@ -48,6 +54,9 @@ class Federation:
         metrics_aggregator,
         widths,
         downlink,
+        aggregator,
+        client_work,
+        client_weighting=None,
     ):
         """Checks all arguments of `build_weighted_fed_avg` and makes the parts of them.
 
@@ -55,6 +64,10 @@ class Federation:
             InputTypeError, InputError, FormatError: As `build_weighted_fed_avg`.
         """
         uplink, downlink = uplinks.resolve(uplink), downlinks.resolve(downlink)
+        aggregator = aggregators.resolve(aggregator)
+        if client_work is not None and not callable(client_work):
+            tip = "with the signature of omc.learning.client_works.train_client."
+            raise InputTypeError("client_work", "a function", client_work, tip)
         client_optimizer = _checked("client_optimizer_fn", client_optimizer_fn, 0.1)
         server_optimizer = _checked("server_optimizer_fn", server_optimizer_fn, 1.0)
         plan = ModelPlan.of(model_fn, policy, widths)
@@ -65,15 +78,19 @@ class Federation:
             aggregate = metrics_aggregator or tff.learning.metrics.sum_then_finalize
             metrics_aggregation = aggregate(model.metric_finalizers())
             data_type = tff.SequenceType(tff.types.tensorflow_to_type(model.input_spec))
-        return cls(
+        federation = cls(
             plan,
             downlink,
             uplink,
+            aggregator,
+            drop_in.weighted(client_work or train_client, client_weighting),
             LocalOptimizer(client_optimizer),
             server_optimizer,
             metrics_aggregation,
             data_type,
         )
+        aggregator.check(federation)
+        return federation
 
     def check_workers(self):
         """Refuses coded links where the workers of the current runtime cannot code.
@@ -96,15 +113,20 @@ class Federation:
     def answer_specs(self):
         """tf.TensorSpecs of what a client sends, a list."""
         further = [self.plan.widths.report_spec(self.plan)] if self.plan.allocates else []
-        return [*self.uplink.specs(self.plan.trainable), *further]
+        stamp = tf.TensorSpec([], tf.int32)  # The round that it was made for.
+        return [*self.uplink.specs(self.plan.trainable), *further, stamp]
 
     @property
     def sum_specs(self):
-        """Specs (with shape and dtype) of what the server sums up, a list; see `weighted`."""
+        """Specs (with shape and dtype) of what a mean is taken of, a list."""
         specs = [variable.spec for variable in self.plan.trainable]
         if self.plan.allocates:
             specs.append(tf.TensorSpec(self.plan.widths.report_spec(self.plan).shape, tf.float32))
         return specs
+
+    def common_seed(self, round_number):
+        """Seed of what all clients of a round draw alike, int32 [2]."""
+        return round_seed(self.plan, round_number)
 
     def reallocate(self, allocation, mean):
         """What the server knows of the clients' widths after a round; () for nothing.

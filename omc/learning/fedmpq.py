@@ -167,21 +167,36 @@ class FedMPQ(ClientWidths):
         budget = tf.constant(self.budgets)[self.index(client)]
         return tf.cast(tf.concat([[budget], widths, dropped], axis=0), tf.uint8)
 
-    def terms(self, plan, report, weight):
-        """A client's terms of the sums p, p * widths and p * dropped; float32 [1 + 2 variables].
+    def admits(self, plan, report):
+        """Whether a client says widths that it may have, a bool scalar.
 
-        What a client says beyond its contract counts as at its limits.
+        Its budget is one of `budgets`, its widths are from 2 bits to the policy's and within that
+        budget, and it dropped no more planes than there are.
 
         Args:
             plan: `ModelPlan`.
-            report: As of `report`.
+            report: uint8, from anybody.
+        """
+        widest, length = plan.policy.format.bits, self.report_spec(plan).shape[0]
+        budget, widths, dropped = self._parts_of(plan, report, tf.int64)
+        bits = tf.reduce_sum(widths * tf.constant(_sizes(plan), tf.int64))
+        return (
+            tf.equal(tf.size(report), length)
+            & tf.reduce_any(tf.equal(budget, tf.constant(self.budgets, tf.int64)))
+            & tf.reduce_all((widths >= NARROWEST) & (widths <= widest))
+            & (bits <= budget[0] * self.weights(plan))
+            & tf.reduce_all(dropped <= widest - NARROWEST)
+        )
+
+    def terms(self, plan, report, weight):
+        """A client's terms of the sums p, p * widths and p * dropped; float32 [1 + 2 variables].
+
+        Args:
+            plan: `ModelPlan`.
+            report: As of `report`, admitted where the weight is not 0.
             weight: Examples, a float32 scalar.
         """
-        budget, widths, dropped = tf.split(tf.cast(report, tf.float32), [1, *self._halves(plan)])
-        widest = float(plan.policy.format.bits)
-        budget = tf.clip_by_value(budget, min(self.budgets), max(self.budgets))
-        widths = tf.clip_by_value(widths, NARROWEST, widest)
-        dropped = tf.clip_by_value(dropped, 0.0, widest - NARROWEST)
+        budget, widths, dropped = self._parts_of(plan, report, tf.float32)
         return weight * budget * tf.concat([[1.0], widths, dropped], axis=0)
 
     def next(self, plan, allocation, terms):
@@ -209,6 +224,12 @@ class FedMPQ(ClientWidths):
         return tf.stack(
             [prune_and_grow(bits, delta, sizes, limit, NARROWEST, widest) for limit in limits]
         )
+
+    def _parts_of(self, plan, report, dtype):
+        """(budget [1], widths, dropped) of a report, filled up or cut to its length."""
+        length = self.report_spec(plan).shape[0]
+        report = tf.pad(report, [[0, tf.maximum(length - tf.size(report), 0)]])[:length]
+        return tf.split(tf.cast(report, dtype), [1, *self._halves(plan)])
 
     def _halves(self, plan):
         return [len(_sizes(plan))] * 2

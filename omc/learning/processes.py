@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.learning import aggregators, byte_counts, downlinks, identities, models
-from omc.learning.client_works import train_client
+from omc.learning import byte_counts, downlinks, drop_in, identities, models
+from omc.learning.aggregators.composed import build_aggregation
 from omc.learning.federation import Federation
 from omc.learning.forms import LearningProcess
 
@@ -23,6 +23,13 @@ def build_weighted_fed_avg(
     metrics_aggregator=None,
     widths=None,
     downlink="codes",
+    aggregator="mean",
+    client_work=None,
+    *,
+    client_weighting=None,
+    model_aggregator=None,
+    model_distributor=None,
+    use_experimental_simulation_loop=False,
 ):
     """Federated averaging in which weights are stored, trained and sent as codes.
 
@@ -58,19 +65,36 @@ def build_weighted_fed_avg(
         downlink: What clients get: an `omc.learning.downlinks.Downlink`, or a name: "codes" (the
             buffers as the client stores them), "coded" (the same, entropy coded) or "changes"
             (what changed since the version that a device holds). docs/downlinks.md tells more.
+        aggregator: What the server makes of the answers, each of which it checks first: an
+            `omc.learning.aggregators.Aggregator`, or a name: "mean" (weighted by examples),
+            "trimmed_mean" or "median" (robust, unweighted). `Mean` has clipping and zeroing,
+            `PrivateMean` differential privacy, `SecureMean` TFF's secure sum: docs/aggregators.md.
+        client_work: What a client does, a function with the signature of
+            `omc.learning.client_works.train_client`, which is the default.
+        client_weighting: As in TFF: NUM_EXAMPLES (the default) or UNIFORM of
+            `tff.learning.ClientWeighting`; a function is refused.
+        model_aggregator, model_distributor, use_experimental_simulation_loop: TFF's, refused; the
+            error names what serves instead.
 
     Returns:
         `tff.learning.templates.LearningProcess`. Its metrics hold, under "client_work"/"traffic",
         the serialized bytes down and up and the clients' parameter bytes, in all and per client,
-        and the distortion of both ways; under "widths" therein the same counts for each width.
+        and the distortion of both ways; under "widths" therein the same counts for each width;
+        under "aggregator" the weight of all answers and the clients "rejected", by their fault.
 
     Raises:
         InputTypeError: An argument of the wrong type.
-        InputError: Unknown `uplink` or `downlink`, or "weights" with widths below the policy's; an
+        InputError: Unknown `uplink`, `downlink` or `aggregator`, parts that do not go together
+            (docs/composition.md), or "weights" with widths below the policy's; an
             override that matches no variable; `widths` that the policy's format does not have;
             coded links outside of a runtime whose workers have the native ops.
         FormatError: Unknown format.
     """
+    drop_in.check(
+        model_aggregator=model_aggregator,
+        model_distributor=model_distributor,
+        use_experimental_simulation_loop=use_experimental_simulation_loop,
+    )
     federation = Federation.of(
         model_fn,
         policy,
@@ -80,6 +104,9 @@ def build_weighted_fed_avg(
         metrics_aggregator,
         widths,
         downlink,
+        aggregator,
+        client_work,
+        client_weighting,
     )
     return LearningProcess(lambda: _compose(federation))
 
@@ -93,7 +120,7 @@ def _compose(federation):
     clients = _build_client_work(federation, offer_type)
     remember = _build_memory(federation, memory_type)
     answer_type = clients.type_signature.result[0].member.update
-    aggregator = aggregators.build_aggregator(federation, answer_type)
+    initial_sum, aggregate = build_aggregation(federation, answer_type)
     finalizer = tff.learning.templates.build_apply_optimizer_finalizer(
         federation.server_optimizer, weights_type
     )
@@ -106,7 +133,7 @@ def _compose(federation):
             non_trainable=[v.read_value() for v in model.non_trainable_variables],
         )
 
-    mean_type = aggregator.next.type_signature.result.result.member
+    mean_type = aggregate.type_signature.result.member["mean"]
 
     @tff.tensorflow.computation(weights_type, mean_type, np.float32)
     def gradient_of(weights, mean, total_weight):
@@ -133,7 +160,7 @@ def _compose(federation):
                 tff.federated_eval(initial_weights, tff.SERVER),
                 tff.federated_eval(initial_round, tff.SERVER),
                 tff.federated_eval(initial_allocation, tff.SERVER),
-                aggregator.initialize(),
+                tff.federated_eval(initial_sum, tff.SERVER),
                 finalizer.initialize(),
             )
         )
@@ -147,17 +174,15 @@ def _compose(federation):
             pack, (weights, state.distributor["memory"], round_number, state.client_work)
         )
         result, work_measurements, ids = clients(tff.federated_broadcast(offer), client_data)
-        up = aggregator.next(state.aggregator, result.update, result.update_weight)
-        gradient = tff.federated_map(
-            gradient_of, (weights, up.result, up.measurements.total_weight)
-        )
+        up = aggregate(state.aggregator, round_number, result.update, result.update_weight)
+        gradient = tff.federated_map(gradient_of, (weights, up["mean"], up["total_weight"]))
         final = finalizer.next(state.finalizer, weights, gradient)
         new_state = tff.federated_zip(
             State(
                 final.result,
                 remember(memory, round_number, ids),
-                tff.federated_map(reallocate, (state.client_work, up.result)),
-                up.state,
+                tff.federated_map(reallocate, (state.client_work, up["mean"])),
+                up["state"],
                 final.state,
             )
         )
@@ -167,7 +192,7 @@ def _compose(federation):
                     collections.OrderedDict(distortion=distortion, round=round_number)
                 ),
                 client_work=work_measurements,
-                aggregator=up.measurements,
+                aggregator=up["measurements"],
                 finalizer=final.measurements,
             )
         )
@@ -242,7 +267,9 @@ def _build_client_work(federation, offer_type):
             downlinks.pick([list(t.values()) for t in offer[name].values()], choices)
             for name in ("sent", "held")
         )
-        answer = train_client(federation, payload, held, choices, dataset, round_number, client)
+        answer = federation.client_work(
+            federation, payload, held, choices, dataset, round_number, client
+        )
         return *answer, client
 
     @tff.tensorflow.computation(work.type_signature.result[2])

@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 import tensorflow as tf
 
+from omc.codecs import AlternativeCodec
 from omc.keras import CompressedVariable
 from omc.policies import VariableSpec
 
@@ -91,10 +92,12 @@ class Uplink(abc.ABC):
         averages: "changes", where the server reads w' - w of each client and steps along their
             mean, or "weights", where it reads weights and moves to their mean.
         needs_native_ops: Whether it codes, which TFF's workers can only with OMC's native ops.
+        common_seed: Whether all clients of a round get the same seed, and not each its own.
     """
 
     averages = "changes"
     needs_native_ops = False
+    common_seed = False
 
     def check(self, policy, widths):  # noqa: B027 - Most refuse nothing.
         """Refuses what this uplink cannot serve; by default nothing.
@@ -134,6 +137,49 @@ class Uplink(abc.ABC):
             variables: List of `TrainableVariable`.
             tensors: One client's `Answer.tensors`.
         """
+
+    def decode_at(self, variables, tensors, place):
+        """As `decode`, of the variable at one place alone."""
+        return self.decode(variables, tensors)[place]
+
+    def fitted(self, variables, tensors):
+        """Tensors cut or filled up to the lengths that `specs` want.
+
+        Args:
+            variables: List of `TrainableVariable`.
+            tensors: List of tensors with the dtypes and ranks of `specs`, from anybody.
+
+        Returns:
+            (bool scalar, whether all of them had these lengths; list of tensors).
+        """
+        pairs = [fit(tensor, spec.shape) for spec, tensor in zip(self.specs(variables), tensors)]
+        return tf.reduce_all(tf.stack([fits for fits, _ in pairs])), [t for _, t in pairs]
+
+    def try_decode(self, variables, tensors):
+        """As `decode` for fitted tensors that may hold anything; by default that is no matter.
+
+        Args:
+            variables: List of `TrainableVariable`.
+            tensors: As of `fitted`.
+
+        Returns:
+            (bool scalar, whether they could be decoded; what `decode` gives, or anything).
+        """
+        return tf.constant(True), self.decode(variables, tensors)
+
+    def read(self, variables, tensors):
+        """What the server reads of an answer that may be anything of the right types.
+
+        Args:
+            variables: List of `TrainableVariable`.
+            tensors: List of tensors with the dtypes and ranks of `specs`.
+
+        Returns:
+            (bool scalar, whether it could be decoded; what `decode` gives, or anything).
+        """
+        fits, tensors = self.fitted(variables, tensors)
+        right, values = self.try_decode(variables, tensors)
+        return fits & right, values
 
 
 class VariableUplink(Uplink):
@@ -187,6 +233,43 @@ class VariableUplink(Uplink):
     def decode(self, variables, tensors):
         """As `Uplink.decode`."""
         return [self.decode_variable(v, tensor) for v, tensor in zip(variables, tensors)]
+
+    def decode_at(self, variables, tensors, place):
+        """As `Uplink.decode_at`."""
+        return self.decode_variable(variables[place], tensors[place])
+
+
+def fit_buffers(variables, tensors):
+    """As `Uplink.fitted`, of tensors as of `TrainableVariable.buffer_spec`.
+
+    Where a variable has alternatives, a length that is none of theirs becomes the first one's.
+    """
+    pairs = []
+    for variable, tensor in zip(variables, tensors):
+        if not isinstance(variable.codec, AlternativeCodec):
+            pairs.append(fit(tensor, variable.buffer_spec.shape))
+            continue
+        lengths = [codec.nbytes for codec in variable.codec.codecs]
+        known = tf.reduce_any(tf.equal(tf.size(tensor), lengths))
+        length = tf.where(known, tf.size(tensor), lengths[0])
+        padded = tf.pad(tensor, [[0, tf.maximum(length - tf.size(tensor), 0)]])
+        pairs.append((known, padded[:length]))
+    return tf.reduce_all(tf.stack([fits for fits, _ in pairs])), [t for _, t in pairs]
+
+
+def fit(tensor, shape):
+    """(whether a tensor has a shape, bool scalar; the tensor cut or filled up to it).
+
+    Args:
+        tensor: Of the shape's rank.
+        shape: tf.TensorShape; as it is where that is not all known, whatever the tensor's.
+    """
+    if not shape.is_fully_defined():
+        return tf.constant(True), tensor
+    fits = tf.reduce_all(tf.equal(tf.shape(tensor), shape.as_list()))
+    flat, count = tf.reshape(tensor, [-1]), shape.num_elements()
+    padded = tf.pad(flat, [[0, tf.maximum(count - tf.size(flat), 0)]])
+    return fits, tf.reshape(padded[:count], shape)
 
 
 def one_at_a_time(items, function):

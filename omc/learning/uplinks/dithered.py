@@ -82,12 +82,27 @@ class Dithered(Uplink):
 
     def decode(self, variables, tensors):
         """As `Uplink.decode`."""
+        return self._decoded(variables, tensors, coding.decode)
+
+    def try_decode(self, variables, tensors):
+        """As `Uplink.try_decode`: damaged streams are found out while they are decoded."""
+        found = []
+
+        def decode(stream, shape, contexts):
+            symbols, sound = coding.try_decode(stream, shape, contexts)
+            found.append(sound)
+            return symbols
+
+        values = self._decoded(variables, tensors, decode)
+        return tf.reduce_all(tf.stack(found)), values
+
+    def _decoded(self, variables, tensors, decode):
         seed, step, *streams = tensors
         read = []
         for index, (places, stream) in enumerate(zip(_streams(variables), streams)):
             sizes = [_count(variables[place]) for place in places]
             words = fold_in(seed, index)
-            symbols = coding.decode(stream, (sum(sizes),), dither.contexts(words, sum(sizes)))
+            symbols = decode(stream, (sum(sizes),), dither.contexts(words, sum(sizes)))
             flat = tf.split(dither.read(symbols, words, step), sizes)
             read += [tf.reshape(f, variables[place].shape) for f, place in zip(flat, places)]
         return read

@@ -3,7 +3,7 @@
 import dataclasses
 
 from omc.codecs import AlternativeCodec
-from omc.learning.uplinks.base import VariableUplink
+from omc.learning.uplinks.base import VariableUplink, fit_buffers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,3 +31,7 @@ class Update(VariableUplink):
     def decode_variable(self, variable, tensor):
         """As `VariableUplink.decode_variable`."""
         return tensor if variable.codec is None else variable.codec.decode(tensor)
+
+    def fitted(self, variables, tensors):
+        """As `Uplink.fitted`."""
+        return fit_buffers(variables, tensors)

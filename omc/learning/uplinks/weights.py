@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow as tf
 
 from omc.errors import InputError
-from omc.learning.uplinks.base import Answer, Uplink
+from omc.learning.uplinks.base import Answer, Uplink, fit_buffers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,13 @@ class Weights(Uplink):
 
     def decode(self, variables, tensors):
         """As `Uplink.decode`."""
-        return [
-            tensor if variable.codec is None else variable.codec.decode(tensor)
-            for variable, tensor in zip(variables, tensors)
-        ]
+        return [self.decode_at(variables, tensors, place) for place in range(len(variables))]
+
+    def decode_at(self, variables, tensors, place):
+        """As `Uplink.decode_at`."""
+        codec = variables[place].codec
+        return tensors[place] if codec is None else codec.decode(tensors[place])
+
+    def fitted(self, variables, tensors):
+        """As `Uplink.fitted`."""
+        return fit_buffers(variables, tensors)

@@ -1,0 +1,147 @@
+"""An aggregator inside of a composed TFF process."""
+
+import collections
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from omc.learning.aggregators.admission import KINDS, admit
+from omc.learning.aggregators.base import named_counts
+from omc.learning.aggregators.secure_mean import SecureMean
+
+
+def build_aggregation(federation, answer_type):
+    """Computations of the server's sum over packed answers, which is dense for one at a time.
+
+    Args:
+        federation: `Federation`.
+        answer_type: TFF type of one client's answer.
+
+    Returns:
+        (TFF computation of the aggregator's initial state; federated function from (state, round
+        number, answers, weights) to a SERVER-placed structure with mean, measurements, state and
+        total_weight, as of `Aggregated`.) The measurements hold the total weight, and the clients
+        rejected by their fault.
+    """
+    aggregator = federation.aggregator
+
+    @tff.tensorflow.computation
+    def initial():
+        return aggregator.initial()
+
+    state_type = initial.type_signature.result
+
+    @tff.tensorflow.computation(state_type)
+    def bounds(state):
+        return aggregator.bounds(state)
+
+    secure = isinstance(aggregator, SecureMean)
+    total = _summed if secure else _folded
+    sums = total(federation, answer_type, bounds.type_signature.result)
+    totals_type = sums.type_signature.result.member
+
+    @tff.tensorflow.computation(totals_type, state_type, np.int32)
+    def finish(totals, state, round_number):
+        found = aggregator.finish(federation, list(totals["totals"]), state, round_number)
+        measurements = collections.OrderedDict(
+            found.measurements,
+            rejected=named_counts(totals["rejected"]),
+            total_weight=found.total_weight,
+        )
+        return collections.OrderedDict(
+            mean=list(found.mean),
+            measurements=collections.OrderedDict(sorted(measurements.items())),
+            state=found.state,
+            total_weight=found.total_weight,
+        )
+
+    @tff.federated_computation(
+        tff.FederatedType(state_type, tff.SERVER),
+        tff.FederatedType(np.int32, tff.SERVER),
+        tff.FederatedType(answer_type, tff.CLIENTS),
+        tff.FederatedType(np.float32, tff.CLIENTS),
+    )
+    def next_fn(state, round_number, answers, weights):
+        context = tff.federated_zip((round_number, tff.federated_map(bounds, state)))
+        totals = sums(answers, weights, tff.federated_broadcast(context))
+        return tff.federated_map(finish, (totals, state, round_number))
+
+    return initial, next_fn
+
+
+def _folded(federation, answer_type, bounds_type):
+    """Federated function from (answers, weights, what the server knows) to an aggregator's totals.
+
+    What the server knows stands beside each answer, for that is all that TFF lets a sum see.
+    """
+    aggregator = federation.aggregator
+
+    @tff.tensorflow.computation
+    def zero():
+        return collections.OrderedDict(
+            rejected=tf.zeros([len(KINDS)], tf.int32), totals=aggregator.zero(federation)
+        )
+
+    totals_type = zero.type_signature.result
+    context_type = tff.to_type((np.int32, bounds_type))
+
+    @tff.tensorflow.computation(totals_type, (answer_type, np.float32, context_type))
+    def add(totals, value):
+        answer, weight, (round_number, bounds) = value
+        admitted = admit(federation, list(answer.values()), weight, round_number)
+        return collections.OrderedDict(
+            rejected=totals["rejected"] + admitted.fault,
+            totals=list(aggregator.add(federation, list(totals["totals"]), admitted, bounds)),
+        )
+
+    @tff.tensorflow.computation(totals_type, totals_type)
+    def merge(left, right):
+        return collections.OrderedDict(
+            rejected=left["rejected"] + right["rejected"],
+            totals=aggregator.merge(list(left["totals"]), list(right["totals"])),
+        )
+
+    @tff.tensorflow.computation(totals_type)
+    def report(totals):
+        return totals
+
+    @tff.federated_computation(
+        tff.FederatedType(answer_type, tff.CLIENTS),
+        tff.FederatedType(np.float32, tff.CLIENTS),
+        tff.FederatedType(context_type, tff.CLIENTS, all_equal=True),
+    )
+    def sums(answers, weights, context):
+        value = tff.federated_zip((answers, weights, context))
+        return tff.federated_aggregate(value, zero(), add, merge, report)
+
+    return sums
+
+
+def _summed(federation, answer_type, bounds_type):
+    """As `_folded`, by TFF's secure sum of the clients' codes."""
+    aggregator = federation.aggregator
+
+    @tff.tensorflow.computation(answer_type, np.float32)
+    def codes(answer, weight):
+        return aggregator.codes(federation, list(answer.values()), weight)
+
+    summed = aggregator.sum_factory(federation.uplink).create(codes.type_signature.result)
+
+    @tff.tensorflow.computation(summed.next.type_signature.result.result.member)
+    def unrejected(totals):
+        return collections.OrderedDict(
+            rejected=tf.zeros([len(KINDS)], tf.int32), totals=list(totals)
+        )
+
+    @tff.federated_computation(
+        tff.FederatedType(answer_type, tff.CLIENTS),
+        tff.FederatedType(np.float32, tff.CLIENTS),
+        tff.FederatedType((np.int32, bounds_type), tff.CLIENTS, all_equal=True),
+    )
+    def sums(answers, weights, context):
+        value = tff.federated_map(codes, (answers, weights))
+        total = summed.next(summed.initialize(), value).result
+        return tff.federated_map(unrejected, total)
+
+    return sums

@@ -1,0 +1,129 @@
+"""Aggregator for central differential privacy: clipped changes and noise on their sum."""
+
+import collections
+import dataclasses
+
+import tensorflow as tf
+
+from omc.errors import InputError, InputTypeError
+from omc.learning.aggregators.base import Aggregated, Aggregator, check_number
+from omc.learning.uplinks.base import fold_in
+
+_NOISE = 3  # The stream of the noise: 1 is training's, 2 that of widths.
+
+
+@dataclasses.dataclass(frozen=True)
+class PrivateMean(Aggregator):
+    """DP-FedAvg (McMahan et al., ICLR 2018): the mean with (epsilon, delta) for each client.
+
+        (sum_k c_k read(v_k) + N(0, (noise_multiplier clip)^2 I)) / clients,
+        c_k = min(1, clip / ||read(v_k)||)
+
+    The server clips what it *reads*, so the sensitivity holds whatever an uplink's rounding adds,
+    and whatever a client sends. Every client counts once, over a number of clients that is fixed,
+    so that how many answered does not show. It trusts the server, which sees each answer; metrics
+    of training and traffic get no noise, and are not to be published.
+
+    Attributes:
+        clip: Largest norm of a client's change over all variables, a number above 0.
+        noise_multiplier: Standard deviation of the sum's noise, in clips, a number from 0 (0: none,
+            and no privacy).
+        clients: Clients that a round expects, a number above 0.
+        seed: Of the noise, an int. A seed that is known reveals what the noise hides: for a release
+            draw it from `secrets` and forget it.
+
+    Raises:
+        InputTypeError, InputError: Other settings.
+    """
+
+    clip: float
+    noise_multiplier: float
+    clients: float
+    seed: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_number("clip", self.clip)
+        if self.noise_multiplier != 0:
+            check_number("noise_multiplier", self.noise_multiplier, "a number from 0")
+        check_number("clients", self.clients)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise InputTypeError("seed", "an integer", self.seed)
+
+    def epsilon(self, rounds, population, delta):
+        """Epsilon after some rounds, by `dp_accounting`'s privacy loss distributions.
+
+        Each round's clients are presumed to be drawn one by one with probability clients /
+        population (Poisson sampling); neighbours differ by one client, added or removed.
+
+        Args:
+            rounds: Rounds of training, an int from 1.
+            population: Clients that could have been drawn, a number of at least `clients`.
+            delta: Between 0 and 1, below 1 / population for it to mean anything.
+
+        Returns:
+            Float; infinity without noise.
+
+        Raises:
+            InputError, InputTypeError: An argument outside of that.
+        """
+        import dp_accounting
+
+        if isinstance(rounds, bool) or not isinstance(rounds, int):
+            raise InputTypeError("rounds", "an int", rounds)
+        if rounds < 1:
+            raise InputError("rounds", "at least 1", rounds)
+        check_number("population", population)
+        if population < self.clients:
+            raise InputError("population", f"at least the {self.clients} of a round", population)
+        check_number("delta", delta, "a number between 0 and 1")
+        if delta >= 1:
+            raise InputError("delta", "a number between 0 and 1", delta)
+        if not self.noise_multiplier:
+            return float("inf")
+        event = dp_accounting.GaussianDpEvent(self.noise_multiplier)
+        event = dp_accounting.PoissonSampledDpEvent(self.clients / population, event)
+        accountant = dp_accounting.pld.PLDAccountant()
+        accountant.compose(event, rounds)
+        return float(accountant.get_epsilon(delta))
+
+    def check(self, federation):
+        """As `Aggregator.check`.
+
+        Raises:
+            InputError: An uplink of whole weights, or allocated widths, which clients report.
+        """
+        if federation.uplink.averages == "weights":
+            tip = "its clip bounds changes: choose an uplink of these, such as 'update'."
+            raise InputError("aggregator", "another one for whole weights", self, tip)
+        if federation.plan.allocates:
+            tip = "what clients report of their widths would get no noise; fixed `widths` do."
+            raise InputError("aggregator", "another one where widths are allocated", self, tip)
+
+    def zero(self, federation):
+        """As `Aggregator.zero`: the sums, and counts of clients heard and clipped."""
+        return [*(tf.zeros(s.shape, s.dtype) for s in federation.sum_specs), tf.zeros([2])]
+
+    def add(self, federation, totals, admitted, bounds):
+        """As `Aggregator.add`."""
+        *sums, counts = totals
+        norm = tf.linalg.global_norm(admitted.values)
+        factor = tf.minimum(1.0, tf.math.divide_no_nan(self.clip, norm))  # 0 of nothing is nothing.
+        flags = tf.cast(tf.stack([admitted.weight > 0.0, norm > self.clip]), tf.float32)
+        sums = [total + factor * value for total, value in zip(sums, admitted.values)]
+        return [*sums, counts + flags]
+
+    def finish(self, federation, totals, state, round_number):
+        """As `Aggregator.finish`."""
+        *sums, counts = totals
+        deviation = self.noise_multiplier * self.clip
+        words = fold_in(tf.constant([self.seed % 2**31, _NOISE], tf.int32), round_number)
+        mean = []
+        for index, total in enumerate(sums):
+            stream = fold_in(words, index)
+            noise = tf.random.stateless_normal(total.shape, stream, stddev=deviation, alg="philox")
+            mean.append((total + noise) / self.clients)
+        measurements = collections.OrderedDict(
+            clipped=tf.cast(counts[1], tf.int32), noise_stddev=tf.constant(float(deviation))
+        )
+        return Aggregated(mean, counts[0], state, measurements)

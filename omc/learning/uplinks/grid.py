@@ -1,0 +1,90 @@
+"""Uplink "grid": integer codes on a grid and under a dither that all clients have in common."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from omc.errors import InputError, InputTypeError
+from omc.learning.uplinks.base import VariableUplink
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid(VariableUplink):
+    """A client sends q = round(x / D + t), integers that can be summed before they are read.
+
+        mean_k(x_k) is read as D (sum_k q_k / K - t),      D = bound / (2^(bits - 1) - 1)
+
+    x is the change w' - w, saturated at +-bound; t is uniform in -1/2 .. 1/2, of a seed of the
+    round that all clients have in common: so each error is uniform and unbiased, and a server that
+    sees the sum of the codes alone (secure sum) can read it. The codes are int32, 4 bytes a weight;
+    a protocol of secure summation packs them. (Dither: as in "dithered"; in common: ours.)
+
+    Attributes:
+        bound: Largest change of a weight, a number above 0.
+        bits: Of a code, an int from 2 to 24.
+
+    Raises:
+        InputTypeError, InputError: Other settings.
+    """
+
+    bound: float = 0.1
+    bits: int = 8
+
+    common_seed = True
+
+    def __post_init__(self):
+        if isinstance(self.bound, bool) or not isinstance(self.bound, (int, float)):
+            raise InputTypeError("bound", "a number", self.bound)
+        if not 0 < self.bound < np.inf:
+            raise InputError("bound", "a number above 0", self.bound)
+        if isinstance(self.bits, bool) or not isinstance(self.bits, (int, np.integer)):
+            raise InputTypeError("bits", "an int", self.bits)
+        if not 2 <= self.bits <= 24:
+            raise InputError("bits", "2 .. 24", self.bits)
+
+    @property
+    def most(self):
+        """Largest magnitude of a code (int)."""
+        return 2 ** (self.bits - 1) - 1
+
+    @property
+    def step(self):
+        """D, a float."""
+        return self.bound / self.most
+
+    def spec(self, variable):
+        """As `VariableUplink.spec`: the seed's two words and the codes."""
+        return tf.TensorSpec([2 + _count(variable)], tf.int32)
+
+    def encode_variable(self, result, change, seed):
+        """As `VariableUplink.encode_variable`."""
+        change = tf.where(tf.math.is_finite(change), change, 0.0)
+        bounded = tf.clip_by_value(change, -self.bound, self.bound) / self.step
+        codes = tf.round(bounded + self._dither(change.shape, seed))
+        codes = tf.clip_by_value(codes, -self.most, self.most)
+        return tf.concat([seed, tf.cast(tf.reshape(codes, [-1]), tf.int32)], axis=0)
+
+    def decode_variable(self, variable, tensor):
+        """As `VariableUplink.decode_variable`."""
+        return self.mean_of(variable, tensor[2:], tf.constant(1.0), tensor[:2])
+
+    def mean_of(self, variable, codes, clients, seed):
+        """Mean over clients of what they sent, out of the sum of their codes.
+
+        Args:
+            variable: `TrainableVariable`.
+            codes: int32 [weights], sum of codes without the words before them.
+            clients: K, a float32 scalar; with 0 the mean is 0.
+            seed: int32 [2], of the variable and the round.
+        """
+        sums = tf.reshape(tf.cast(codes, tf.float32), variable.shape)
+        mean = tf.math.divide_no_nan(sums, clients) - self._dither(variable.shape, seed)
+        return tf.where(clients > 0.0, mean * self.step, 0.0)
+
+    def _dither(self, shape, seed):
+        return tf.random.stateless_uniform(shape, seed, alg="philox") - 0.5
+
+
+def _count(variable):
+    return int(np.prod(variable.shape, dtype=np.int64))
