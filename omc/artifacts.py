@@ -168,16 +168,10 @@ def opened(path, kind, limit=LIMIT):
     """As `read`, a context in which each variable's data is read only when it is asked for.
 
     Every byte is checked first. Coded tensors are decoded at once, so that whatever is wrong with
-    them shows before anything is used.
-
-    Args:
-        path, kind, limit: As in `read`.
+    them shows before anything is used. Arguments and errors are those of `read`.
 
     Yields:
         `Artifact` of `StoredEntry`.
-
-    Raises:
-        As `read`.
     """
     path = checked_path(path)
     with contextlib.ExitStack() as stack:

@@ -193,7 +193,8 @@ def test_it_is_never_dense_as_a_whole(tmp_path, fraction):
             model = dense_stack()
     most = omc.memory_report(model).stored_bytes
     # One variable dense, and what encoding it takes.
-    assert building.allocator_bytes < most + 14 * dense < LAYERS * dense
+    assert building.allocator_bytes < most + 14 * dense
+    assert fraction < 1 or most + 14 * dense < LAYERS * dense
     omc.save(model, tmp_path / "m.omc")
     with measure_peak() as loading:
         omc.load(tmp_path / "m.omc", model)
