@@ -14,7 +14,7 @@ import omc  # noqa: E402
 from benchmarks import harness  # noqa: E402
 from omc.keras.optimizers import slim  # noqa: E402
 from omc.measurement import memory_report  # noqa: E402
-from omc.measurement.memory import measure_peak, process_peak_bytes  # noqa: E402
+from omc.measurement.peaks import measure_peak, process_peak_bytes  # noqa: E402
 
 FEATURES, LABELS, RATE = 80, 40, 1e-4
 _FULL = {"size": "large", "outputs": 4096, "frames": 1000, "steps": 3}
@@ -202,7 +202,7 @@ def speed(recompute, size, outputs, frames, steps):
 
 
 def build(variant, recompute, sizes, outputs):
-    """A Conformer, wrapped as the variant says and compiled with CTC and SGD.
+    """A Conformer, built compressed as the variant says, and compiled with CTC and SGD.
 
     Args:
         variant: `Variant`.
@@ -213,11 +213,13 @@ def build(variant, recompute, sizes, outputs):
     Returns:
         `models.Conformer`.
     """
-    model = models.conformer(outputs, FEATURES, **sizes)
     optimizer = tf.keras.optimizers.SGD(RATE)
-    if variant.format != "FP32":
-        omc.wrap(model, omc.Policy(variant.format, fraction=float(variant.how)))
-    elif variant == LEAN:
+    if variant.format == "FP32":
+        model = models.conformer(outputs, FEATURES, **sizes)
+    else:
+        with omc.init_compressed(omc.Policy(variant.format, fraction=float(variant.how))):
+            model = models.conformer(outputs, FEATURES, **sizes)
+    if variant == LEAN:
         slim(optimizer)
     if recompute:
         omc.recompute(model, "block_*")

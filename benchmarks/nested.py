@@ -11,7 +11,7 @@ from benchmarks import harness
 from omc import nested
 from omc.codecs import Codec
 from omc.formats import Format
-from omc.measurement.memory import measure_peak
+from omc.measurement.peaks import measure_peak
 
 WIDTHS = (8, 6, 4, 3, 2)
 _COUNTS, _QUICK_COUNTS = (1 << 22, 1 << 16), (1 << 16,)

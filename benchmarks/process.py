@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from benchmarks import harness, stacks
 from benchmarks.stacks import FIT, Variant
-from omc.measurement.memory import measure_peak, process_peak_bytes
+from omc.measurement.peaks import measure_peak, process_peak_bytes
 
 _STACK = {"layers": 16, "units": 2048, "batch": 64, "steps": 5}
 _QUICK = {"layers": 4, "units": 1024, "batch": 64, "steps": 2}

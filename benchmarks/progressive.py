@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import omc
 from benchmarks import harness
-from omc.measurement.memory import measure_peak
+from omc.measurement.peaks import measure_peak
 
 STAGES = ("INT4", "INT8", "FP32")
 _MEGABIT = (1, 10)

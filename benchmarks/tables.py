@@ -74,9 +74,11 @@ def _source(result):
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     rough = " A quick run: small sizes, few repeats, rough figures." if result["quick"] else ""
     native = "with" if result["native_ops"] else "without"
+    peaks = f", peaks {result['peaks']}" if "peaks" in result else ""
     return (
         f"[{result['benchmark']}.json](bench/{result['benchmark']}.json): `{result['command']}`, "
-        f"{result['processor']}, {result['cores']} cores, {native} native ops; {versions}.{rough}"
+        f"{result['processor']}, {result['cores']} cores, {native} native ops{peaks}; "
+        f"{versions}.{rough}"
     )
 
 

@@ -13,7 +13,7 @@ import omc  # noqa: E402
 from benchmarks import harness  # noqa: E402
 from omc.keras import CompressedVariable  # noqa: E402
 from omc.keras.optimizers import slim  # noqa: E402
-from omc.measurement.memory import measure_peak  # noqa: E402
+from omc.measurement.peaks import measure_peak  # noqa: E402
 
 FORMAT = "S1E3M7"
 IMAGE, BATCH, CLASSES = 96, 8, 1000
@@ -38,7 +38,7 @@ def run(quick=False):
     a fresh process for each configuration, time that of one process in which FP32 and OMC take
     turns. FP32 is measured twice: "FP32" is what Keras does, whose SGD keeps a dense slot a weight
     even without momentum; "lean" is the same plain model without those slots, the harder
-    comparison. Peaks are the allocator's, with weights, which leaves out tensors below 256 KiB.
+    comparison. Peaks are the allocator's, with weights.
 
     In a convolutional network most of the peak is activations, which compressed weights do not
     touch: `weight_share` is how much of the lean FP32 peak the dense weights are, and the ratio

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from models.conformer_layers import Block, Subsampling, glorot, relative_positions
+from models.conformer_layers import Block, Subsampling, glorot, relative_positions, size_of
 
 _TINY = {"width": 80, "heads": 4, "depth": 2, "kernel": 15, "channels": 16}
 _SMALL = {"width": 96, "heads": 4, "depth": 4, "kernel": 15, "channels": 32}
@@ -83,7 +83,7 @@ class Conformer(tf.keras.Model):
         """Returns the logits of each frame, float32 [batch, ceil(frames / 4), outputs]."""
         x, valid, _ = self.subsampling(features, _valid(features))
         x = self.dropout(x, training=training)
-        frames = tf.shape(x)[1]
+        frames = size_of(x, 1)
         positions = relative_positions(frames, frames, self.width, self.left_context is not None)
         for block in self.blocks:
             x = block(x, valid, positions, training=training)
@@ -129,7 +129,7 @@ class StreamingConformer(Conformer):
         """
         subsampled, pasts = state
         x, valid, subsampled = self.subsampling(chunk, _valid(chunk), subsampled)
-        frames = tf.shape(x)[1]
+        frames = size_of(x, 1)
         positions = relative_positions(frames, frames + self.left_context, self.width, causal=True)
         kept = []
         for block, past in zip(self.blocks, pasts):

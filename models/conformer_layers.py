@@ -24,9 +24,14 @@ def _norm():
     return L.LayerNormalization(epsilon=1e-5, name="norm")
 
 
+def size_of(x, axis):
+    """Size of an axis: an int where it is known, which keeps the graph small, else a tensor."""
+    return tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
+
+
 def masked(x, valid):
     """x, float32 [batch, frames, ...], with 0 in the frames that are not valid."""
-    shape = tf.concat([tf.shape(valid), tf.ones([x.shape.rank - 2], tf.int32)], 0)
+    shape = [size_of(valid, 0), size_of(valid, 1)] + [1] * (x.shape.rank - 2)
     return x * tf.cast(tf.reshape(valid, shape), x.dtype)
 
 
@@ -80,8 +85,8 @@ class GroupNorm(L.Layer):
 
     def call(self, x, valid):
         """Returns the normalised frames; those that are not valid have no meaning."""
-        shape = tf.shape(x)
-        grouped = tf.reshape(x, [shape[0], shape[1], self.groups, x.shape[-1] // self.groups])
+        shape = [size_of(x, 0), size_of(x, 1), x.shape[-1]]
+        grouped = tf.reshape(x, [*shape[:2], self.groups, x.shape[-1] // self.groups])
         if self.over_time:
             weight = tf.cast(valid, x.dtype)[:, :, tf.newaxis, tf.newaxis]
             count = tf.maximum(tf.reduce_sum(weight, 1, keepdims=True), 1.0)
@@ -149,7 +154,7 @@ class Subsampling(L.Layer):
             valid = valid[:, ::2]
             x = masked(x, valid)
         x = tf.nn.relu(x)
-        flat = tf.reshape(x, [tf.shape(x)[0], tf.shape(x)[1], x.shape[2] * x.shape[3]])
+        flat = tf.reshape(x, [size_of(x, 0), size_of(x, 1), x.shape[2] * x.shape[3]])
         return self.project(flat), valid, tuple(kept)
 
     def build(self, shape):
@@ -244,13 +249,13 @@ class RelativeAttention(L.Layer):
             keys, values, valid = (tf.concat(pair, 1) for pair in zip(past, now))
         scores = tf.matmul(to_content, self._split(keys), transpose_b=True)
         places = self._split(self.position(positions)[tf.newaxis])
-        scores += _shifted(tf.matmul(to_position, places, transpose_b=True), tf.shape(keys)[1])
-        scores += self._unseen(tf.shape(x)[1], valid, scores.dtype)
+        scores += _shifted(tf.matmul(to_position, places, transpose_b=True), size_of(keys, 1))
+        scores += self._unseen(size_of(x, 1), valid, scores.dtype)
         weights = self.dropout(tf.nn.softmax(scores), training=training)
         y = tf.transpose(tf.matmul(weights, self._split(values)), [0, 2, 1, 3])
-        y = self.result(tf.reshape(y, [tf.shape(x)[0], tf.shape(x)[1], self.width]))
+        y = self.result(tf.reshape(y, [size_of(x, 0), size_of(x, 1), self.width]))
         reach = self.left_context or 0
-        return y, tuple(kept[:, tf.shape(kept)[1] - reach :] for kept in (keys, values, valid))
+        return y, tuple(kept[:, size_of(kept, 1) - reach :] for kept in (keys, values, valid))
 
     def initial_state(self, batch):
         """What stands before the first frame: a left context in which nothing is valid."""
@@ -259,14 +264,14 @@ class RelativeAttention(L.Layer):
 
     def _split(self, x):
         """[batch, frames, width] to [batch, heads, frames, width / heads]."""
-        shape = [tf.shape(x)[0], tf.shape(x)[1], self.heads, self.width // self.heads]
+        shape = [size_of(x, 0), size_of(x, 1), self.heads, self.width // self.heads]
         return tf.transpose(tf.reshape(x, shape), [0, 2, 1, 3])
 
     def _unseen(self, queries, valid, dtype):
         """What hides keys: 0, or a large negative, [batch, 1, 1 or queries, keys]."""
         seen = valid[:, tf.newaxis, tf.newaxis, :]
         if self.left_context is not None:
-            keys = tf.shape(valid)[1]
+            keys = size_of(valid, 1)
             distance = tf.range(keys - queries, keys)[:, tf.newaxis] - tf.range(keys)
             seen &= (distance >= 0) & (distance <= self.left_context)
         return tf.where(seen, tf.zeros([], dtype), max(_NEVER, dtype.min / 2))
@@ -279,8 +284,7 @@ def _shifted(scores, keys):
     of the one below; a column of padding and another row length do that without indices. Keys
     ahead, where the distances do not reach so far, get what is left over: they must be hidden.
     """
-    shape = tf.shape(scores)
-    batch, heads, queries, distances = shape[0], shape[1], shape[2], shape[3]
+    shape = batch, heads, queries, distances = [size_of(scores, axis) for axis in range(4)]
     padded = tf.pad(scores, [[0, 0], [0, 0], [0, 0], [1, 0]])
     turned = tf.reshape(padded, [batch, heads, distances + 1, queries])[:, :, 1:]
     return tf.reshape(turned, shape)[..., :keys]
@@ -328,7 +332,7 @@ class ConvolutionModule(L.Layer):
         else:
             x = tf.concat([past, x], 1)
         normal = self.group_norm(self.depthwise(x), valid)
-        return self.project(tf.nn.swish(normal)), x[:, tf.shape(x)[1] - self.kernel + 1 :]
+        return self.project(tf.nn.swish(normal)), x[:, size_of(x, 1) - self.kernel + 1 :]
 
     def initial_state(self, batch):
         """What stands before the first frame: zeros."""

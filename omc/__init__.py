@@ -14,7 +14,17 @@ from omc import coding, nested, progressive
 from omc.compressed import CompressedTensor, compress, decompress
 from omc.errors import ArtifactError, OmcError
 from omc.formats import Format
-from omc.keras import at_width, calibrate, export, load, nest, recompute, save, wrap
+from omc.keras import (
+    at_width,
+    calibrate,
+    export,
+    init_compressed,
+    load,
+    nest,
+    recompute,
+    save,
+    wrap,
+)
 from omc.measurement import memory_report
 from omc.mixed_precision import allocate
 from omc.policies import Policy
@@ -34,6 +44,7 @@ __all__ = [
     "compress",
     "decompress",
     "export",
+    "init_compressed",
     "learning",
     "load",
     "measurement",

@@ -28,6 +28,7 @@ from omc import coding
 from omc.codecs import Codec
 from omc.errors import ArtifactError, InputTypeError
 from omc.formats import FP32, Format
+from omc.tensor_files import Tensors, read_head
 
 VERSION = 2
 """Newest version of the container. Only files with coded tensors need it; others are of 1."""
@@ -40,7 +41,6 @@ _VERSION = re.compile(rb'"omc_artifact":"([0-9]{1,9})"')
 _CHECKSUM = re.compile(rb'"checksum":"sha256:([0-9a-f]{64}):([0-9]{16})"')
 _BLANK = f"sha256:{'0' * 64}:{'0' * 16}"
 _NODE = re.compile(r"^\{\{.*?\}\} ")  # With which TensorFlow's messages begin.
-_LONGEST_HEADER = 100_000_000  # The format's own limit.
 _CHUNK = 1 << 20
 _NATIVE = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
@@ -68,12 +68,39 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True)
+class StoredEntry:
+    """As `Entry`, of a file that is open: `data` reads from it, each time anew.
+
+    Attributes:
+        name, shape, codec: As in `Entry`.
+        dtype: Name of the dense variable's dtype.
+        tensors: The file's `Tensors`.
+        where: (name of the tensor, first element, number of elements).
+    """
+
+    name: str
+    shape: tuple
+    codec: Optional[Codec]
+    dtype: str
+    tensors: object
+    where: tuple
+
+    @property
+    def data(self):
+        """Array, as in `Entry`."""
+        values = self.tensors.slice(*self.where)
+        if self.codec is None:
+            return values.view(tf.as_dtype(self.dtype).as_numpy_dtype).reshape(self.shape)
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
 class Artifact:
     """What a file holds.
 
     Attributes:
         kind: What the entries are together, for example "model".
-        entries: Tuple of Entry.
+        entries: Tuple of `Entry`, or of `StoredEntry`.
         properties: dict of what holds for all entries, as JSON has it.
     """
 
@@ -131,17 +158,44 @@ def read(path, kind, limit=LIMIT):
         InputTypeError: `path` is no path.
         ArtifactError: No such file, no artifact, truncated, altered, newer, or of another kind.
     """
+    with opened(path, kind, limit) as found:
+        entries = tuple(Entry(e.name, e.shape, e.codec, e.data) for e in found.entries)
+    return dataclasses.replace(found, entries=entries)
+
+
+@contextlib.contextmanager
+def opened(path, kind, limit=LIMIT):
+    """As `read`, a context in which each variable's data is read only when it is asked for.
+
+    Every byte is checked first. Coded tensors are decoded at once, so that whatever is wrong with
+    them shows before anything is used. Arguments and errors are those of `read`.
+
+    Yields:
+        `Artifact` of `StoredEntry`.
+    """
     path = checked_path(path)
-    try:
-        with open(path, "rb") as file:
+    with contextlib.ExitStack() as stack:
+        with _telling(path):
+            file = stack.enter_context(open(path, "rb"))
             _verify(file, path)
-        with safetensors.safe_open(path, framework="np") as file:
-            metadata = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-        content = json.loads(zlib.decompress(base64.b64decode(metadata["content"])))
-        _decode(tensors, content, path, limit)
-        entries = tuple(_unpacked(content["entries"], tensors))
-        found = Artifact(metadata["kind"], entries, content["properties"])
+            with safetensors.safe_open(path, framework="np") as checked:
+                metadata = checked.metadata()  # It checks the header that `Tensors` reads.
+            tensors = Tensors(file)
+            content = json.loads(zlib.decompress(base64.b64decode(metadata["content"])))
+            _decode(tensors, content, path, limit)
+            entries = tuple(_unpacked(content["entries"], tensors))
+            found = Artifact(metadata["kind"], entries, content["properties"])
+        if found.kind != kind:
+            expected = f"an artifact of kind {kind!r}"
+            raise ArtifactError("path", expected, f"{path!r} of {found.kind!r}")
+        yield found
+
+
+@contextlib.contextmanager
+def _telling(path):
+    """Errors of reading become ArtifactErrors."""
+    try:
+        yield
     except ArtifactError:
         raise
     except OSError as error:
@@ -150,9 +204,6 @@ def read(path, kind, limit=LIMIT):
         ) from error
     except (safetensors.SafetensorError, zlib.error, LookupError, TypeError, ValueError) as error:
         raise _unusable(path, f"malformed ({type(error).__name__}: {error})") from error
-    if found.kind != kind:
-        raise ArtifactError("path", f"an artifact of kind {kind!r}", f"{path!r} of {found.kind!r}")
-    return found
 
 
 def checked_path(path):
@@ -241,22 +292,27 @@ def _packed(entries):
 
 
 def _unpacked(table, tensors):
-    """Yields the entries of a table; the inverse of `_packed`."""
-    starts = dict.fromkeys(tensors, 0)
+    """Yields the `StoredEntry`s of a table; the inverse of `_packed`."""
+    starts = {}
     for index, row in enumerate(table):
         shape = tuple(row["shape"])
         if "format" in row:
             codec = Codec(Format.parse(row["format"]), shape, row["transform"])
-            data = tensors.pop(str(index))
-            if data.dtype != np.uint8 or data.shape != (codec.nbytes,):
-                raise ValueError(f"entry {index} has {data.nbytes} bytes, not {codec.nbytes}")
-            yield Entry(row["name"], shape, codec, data)
+            key, start, count = str(index), 0, codec.nbytes
+            if tensors.dtype(key) != np.uint8 or tensors.size(key) != count:
+                raise ValueError(f"entry {index} has {tensors.size(key)} bytes, not {count}")
+            yield StoredEntry(row["name"], shape, codec, "float32", tensors, (key, start, count))
             continue
         key = row["dtype"]
-        values = tensors[key] if key in _NATIVE else _as_dtype(tensors[key], key)
-        count, start = int(np.prod(shape, dtype=np.int64)), starts[key]
-        starts[key] += count
-        yield Entry(row["name"], shape, None, values[start : start + count].reshape(shape))
+        start, count = starts.get(key, 0), math.prod(shape)
+        starts[key] = start + count
+        width = 1 if key in _NATIVE else tf.as_dtype(key).size
+        if (start + count) * width > tensors.size(key):
+            raise ValueError(f"entry {index} ends beyond its {tensors.size(key)} values")
+        if key in _NATIVE and tensors.dtype(key) != np.dtype(key):
+            raise ValueError(f"entry {index} of {key} is in a tensor of {tensors.dtype(key)}")
+        where = key, start * width, count * width
+        yield StoredEntry(row["name"], shape, None, key, tensors, where)
 
 
 def _encode(tensors, table):
@@ -279,8 +335,7 @@ def _decode(tensors, content, path, limit):
         expected = f"an artifact of at most {limit} bytes in coded variables"
         raise ArtifactError("path", expected, f"{path!r}, which says {size}")
     for name in names:
-        buffer = coding.decode_buffer(tensors[name], codecs[name])
-        tensors[name] = buffer.view(np.float32) if codecs[name].format.is_fp32 else buffer
+        tensors.decode(name, codecs[name])
 
 
 def _codecs(table):
@@ -297,14 +352,10 @@ def _codecs(table):
     return codecs
 
 
-def _as_dtype(octets, name):
-    return octets.view(tf.as_dtype(name).as_numpy_dtype)
-
-
 def _seal(path):
     """Puts size and digest into a written file and has it on the disk."""
     with open(path, "r+b") as file:
-        head, size = _head(file), os.fstat(file.fileno()).st_size
+        head, size = read_head(file), os.fstat(file.fileno()).st_size
         place = _CHECKSUM.search(head)
         head[slice(*place.span(2))] = b"%016d" % size
         digest = _digest(head, place, file)
@@ -316,7 +367,7 @@ def _seal(path):
 
 def _verify(file, path):
     """Raises the ArtifactError of a file that is not, byte for byte, one that `_seal` closed."""
-    head, size = _head(file), os.fstat(file.fileno()).st_size
+    head, size = read_head(file), os.fstat(file.fileno()).st_size
     version, checksum = _VERSION.search(head), _CHECKSUM.search(head)
     if version and int(version[1]) > VERSION:
         tip = "install a newer omc."
@@ -330,12 +381,6 @@ def _verify(file, path):
         raise _unusable(path, f"{what}: {size} bytes instead of {int(checksum[2])}")
     if _digest(head, checksum, file) != checksum[1]:
         raise _unusable(path, "altered: its checksum is another")
-
-
-def _head(file):
-    """Length and header of a safetensors file (bytearray), as far as they are there."""
-    head = file.read(8)
-    return bytearray(head + file.read(min(int.from_bytes(head, "little"), _LONGEST_HEADER)))
 
 
 def _digest(head, checksum, file):

@@ -175,7 +175,7 @@ class Policy:
                     f"{pattern!r}, which matches none of {_shortened(names)}",
                     "patterns match whole names, as in '*/kernel'.",
                 )
-        return tuple(self._candidate(spec) for spec in specs)
+        return tuple(self.candidate(spec) for spec in specs)
 
     def plan(self, specs, round=0, client=0):
         """Plan of one client in one round.
@@ -198,7 +198,12 @@ class Policy:
             for planned in candidates
         )
 
-    def _candidate(self, spec):
+    def candidate(self, spec):
+        """Plan of one variable before the draw of partial quantization, a `PlannedVariable`.
+
+        Raises:
+            InputError: An override wants a format for a variable that is not float32.
+        """
         transform = self.transform is not None
         for pattern, fmt in self.overrides.items():
             if fnmatch.fnmatchcase(spec.name, pattern):

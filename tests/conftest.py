@@ -5,6 +5,7 @@ import sys
 
 # Before anything imports TensorFlow, which reads it once.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["TF_CPU_ALLOCATOR_USE_BFC"] = "1"  # Figures of every tensor, on every machine.
 
 import hypothesis  # noqa: E402
 import psutil  # noqa: E402

@@ -19,15 +19,19 @@ from omc.learning.runtime import current_runtime
 from omc.learning.worker_processes import running_workers, workers
 from tests.error_cases import (  # noqa: F401 - they register cases
     allocation,
+    birth,
     coding,
+    drop_in,
     fedmpq,
     fleet,
     hasb,
     keras,
     links,
+    measurement,
     nested,
     pictures,
     progressive,
+    recordings,
     widths,
 )
 from tests.error_cases import workers as worker_cases  # noqa: F401

@@ -23,7 +23,7 @@ def from_to(least, most=None):
     expected = f"at least {least}" if most is None else f"{least} to {most}"
 
     def number(text):
-        if not text.isdigit() or int(text) < least or most is not None and int(text) > most:
+        if not text.isdecimal() or int(text) < least or most is not None and int(text) > most:
             raise argparse.ArgumentTypeError(f"expected {expected}, but got {text!r}")
         return int(text)
 

@@ -3,15 +3,15 @@
 import dataclasses
 import hashlib
 import json
-import math
+import os
 import pathlib
 from typing import Optional
 
 from omc.keras.switching import PASSES
 from tff_sims.central_data import SUBJECTS
 from tff_sims.results import weights_file
+from tff_sims.settings import MOST, out_of_range, refusal, unwritable, within_float32
 from tff_sims.settings import as_line as _as_line
-from tff_sims.settings import out_of_range, refusal, unwritable
 from tff_sims.tasks import TASKS
 
 _ALLOWED = {
@@ -217,9 +217,11 @@ def _wrong_switching(settings):
 
 
 _RANGES = (
-    (("epochs", "seed"), lambda v: v >= 0, "at least 0"),
-    (("batch_size", "train_examples", "calibration"), lambda v: v >= 1, "at least 1"),
-    (("learning_rate",), lambda v: 0 < v < math.inf, "a number above 0"),
+    (("epochs",), lambda v: 0 <= v <= MOST, f"0 to {MOST}"),
+    # An epoch draws from 1000 * seed + epoch, which numpy wants below 2^32.
+    (("seed",), lambda v: 0 <= v <= 4_000_000, "0 to 4000000"),
+    (("batch_size", "train_examples", "calibration"), lambda v: 1 <= v <= MOST, f"1 to {MOST}"),
+    (("learning_rate",), within_float32, "a number from 1e-30 to 1e30"),
     (("momentum",), lambda v: 0 <= v < 1, "a number from 0 to below 1"),
     (("distillation",), lambda v: 0 <= v <= 1, "a number from 0 to 1"),
 )
@@ -233,7 +235,7 @@ def _wrong_init(settings):
     if settings.init is None:
         return None
     path = weights_file(settings.init, settings.seed)
-    if not path.exists():
+    if not os.path.isfile(path):
         expected = f"the folder of a finished fp32 run, with {path.name}"
         return refusal("init", expected, settings.init)
     summary = pathlib.Path(settings.init) / "summary.json"

@@ -16,7 +16,7 @@ from omc.errors import InputError
 from omc.keras.batchnorm_sets import batchnorm_layers, cumulative
 from omc.keras.nesting import checked_nesting
 from omc.keras.optimizers import slim
-from omc.measurement.memory import measure_peak
+from omc.measurement.peaks import count_allocations, measure_peak
 from tff_sims import central_allocations, central_data
 from tff_sims.central_allocations import stored_at
 from tff_sims.central_settings import STORED_BITS
@@ -49,8 +49,10 @@ def train(settings, out, command="", on_epoch=None, on_start=None, restart=False
         The summary, a dict.
 
     Raises:
-        OmcError: A folder of another run, or what the task or `omc.nest` refuses.
+        OmcError: A folder of another run, what the task or `omc.nest` refuses, or TensorFlow has
+            begun without `omc.measurement.count_allocations`.
     """
+    count_allocations()
     settings = settings.complete()
     folder = RunFolder(out)
     with folder.claim(settings, restart):
@@ -140,7 +142,7 @@ class _Run:
             on_epoch(epoch + 1, settings.epochs, log)
 
     def _fit(self, batches, watch, last):
-        with measure_peak() if last and _peaks_are_known() else contextlib.nullcontext() as peak:
+        with measure_peak() if last else contextlib.nullcontext() as peak:
             history = self.model.fit(batches, epochs=1, verbose=0, callbacks=[watch])
         if peak:
             self._peak = peak.allocator_bytes
@@ -271,15 +273,6 @@ class _Watch(tf.keras.callbacks.Callback):
         wall, cpu = np.median(self._steps, axis=0)
         self._steps = []
         return {"seconds_per_step": float(wall), "cpu_seconds_per_step": float(cpu)}
-
-
-def _peaks_are_known():
-    """Whether TensorFlow's allocator keeps figures, which depends on the processor."""
-    try:
-        tf.config.experimental.get_memory_info("CPU:0")
-    except ValueError:
-        return False
-    return True
 
 
 def _nest(model, settings, sample, switching):

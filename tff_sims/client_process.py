@@ -14,6 +14,8 @@ from omc.errors import OmcError
 from tff_sims.machine import end_with_parent
 
 _MARK = "client-memory:"
+# Every tensor is then a malloc of its own, so that none hides in a pool.
+_NO_POOLS = {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPU_ALLOCATOR_USE_BFC": "0"}
 
 
 def measure_client(
@@ -48,8 +50,7 @@ def measure_client(
         capture_output=True,
         text=True,
         check=False,
-        # Without oneDNN every tensor is a malloc of its own, so that none hides in a pool.
-        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={**os.environ, **_NO_POOLS, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     for line in process.stdout.splitlines():
         if line.startswith(_MARK):
@@ -68,7 +69,7 @@ def _work(arguments):
     from omc.learning.client_works import ClientTrainer
     from omc.learning.local_optimizer import LocalOptimizer
     from omc.learning.models import ModelPlan
-    from omc.measurement.memory import heap_peak, process_peak_bytes
+    from omc.measurement.peaks import heap_peak, process_peak_bytes
     from tff_sims.tasks import TASKS
 
     task = TASKS[arguments["task"]](**arguments["task_arguments"])

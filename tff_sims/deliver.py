@@ -280,7 +280,9 @@ def _parsed(arguments):
     )
     parser.add_argument("--task", default=CentralSettings.task, help="what the run has learnt")
     parser.add_argument("--domain", help="part of the task's world; of pictures the folder or zip")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the run and of the task")
+    parser.add_argument(
+        "--seed", type=from_to(0, 2**31 - 1), default=0, help="seed of the run and of the task"
+    )
     parser.add_argument(
         "--init", required=True, help="folder of a finished run of tff_sims.central"
     )

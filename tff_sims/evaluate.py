@@ -15,7 +15,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from omc.errors import OmcError  # noqa: E402
-from tff_sims.arguments import Parser  # noqa: E402
+from tff_sims.arguments import Parser, from_to  # noqa: E402
 from tff_sims.command_line import fail  # noqa: E402
 from tff_sims.results import load_weights, versions, write_whole  # noqa: E402
 from tff_sims.settings import Settings, as_line, check  # noqa: E402
@@ -53,7 +53,9 @@ def main(arguments=None):
     )
     parser.add_argument("--task", default=Settings.task, help="what the run has learnt")
     parser.add_argument("--domain", help="part of the task's world; the task's own by default")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the run and of the task")
+    parser.add_argument(
+        "--seed", type=from_to(0, 2**31 - 1), default=0, help="seed of the run and of the task"
+    )
     parser.add_argument("--init", required=True, help="folder of the finished run")
     parser.add_argument("--out", required=True, help="folder for summary.json")
     given = vars(parser.parse_args(arguments))

@@ -20,6 +20,8 @@ METHODS = ("fp32", "omc")
 ROUNDINGS = ("nearest", "stochastic")
 TRANSFORMS = ("pvt", "none")
 ALLOCATIONS = {"fedmpq": "pruning_growing", "fixed": "fixed"}
+MOST = 2**31 - 1
+"""Largest seed or count of a flag: what TensorFlow's int32 holds."""
 _LINKS = ("uplink", "downlink", "aggregator", "clipping", "zeroing", "rogues")
 _FLAGS = ("out", "workers")  # Those that are no settings.
 
@@ -310,9 +312,18 @@ def _wrong_name(settings):
     return None
 
 
+def within_float32(value):
+    """Whether a float keeps well within the range that float32 has for it."""
+    return 1e-30 <= value <= 1e30
+
+
 _RANGES = (
     (("fraction",), lambda v: 0 <= v <= 1, "a number from 0 to 1"),
-    (("lasso", "noise_multiplier"), lambda v: 0 <= v < math.inf, "a number from 0"),
+    (
+        ("lasso", "noise_multiplier"),
+        lambda v: v == 0 or within_float32(v),
+        "0, or a number from 1e-30 to 1e30",
+    ),
     (
         ("dropout", "stragglers", "reduction_threshold", "rogues"),
         lambda v: 0 <= v < 1,
@@ -328,24 +339,30 @@ _RANGES = (
             "stop_after",
             "window",
         ),
-        lambda v: v >= 1,
-        "at least 1",
+        lambda v: 1 <= v <= MOST,
+        f"1 to {MOST}",
     ),
     (("uplink_bits",), lambda v: 1 <= v <= 4, "1 to 4"),
     (("grid_bits",), lambda v: 2 <= v <= 24, "2 to 24"),
+    # Below, numpy's Dirichlet draws end in NaN or never; above, all clients are alike.
+    (("alpha",), lambda v: 1e-3 <= v <= 1e6, "a number from 0.001 to 1000000"),
     (
-        ("alpha", "learning_rate", "target_error", "grid_bound"),
-        lambda v: 0 < v < math.inf,
-        "a number above 0",
+        ("learning_rate", "target_error", "grid_bound"),
+        within_float32,
+        "a number from 1e-30 to 1e30",
     ),
     (("target",), lambda v: 0 < v <= 1, "an accuracy above 0, at most 1"),
-    (("seed",), lambda v: v >= 0, "at least 0"),
+    (("seed",), lambda v: 0 <= v <= MOST, f"0 to {MOST}"),
     (("checkpoint_seconds",), lambda v: 0 <= v < math.inf, "a number of seconds from 0"),
 )
 
 
 def _wrong_number(settings):
-    return out_of_range(settings, _RANGES)
+    problem = out_of_range(settings, _RANGES)
+    if problem is None and settings.seed + settings.repeats - 1 > MOST:
+        expected = f"seeds of at most {MOST}, the last being --seed + --repeats - 1"
+        return refusal("repeats", expected, settings.repeats)
+    return problem
 
 
 def out_of_range(settings, ranges):
@@ -390,7 +407,7 @@ def _wrong_init(settings):
         return None
     for seed in settings.seeds:
         path = weights_file(settings.init, seed)
-        if not path.exists():
+        if not os.path.isfile(path):
             return refusal("init", f"the folder of a finished run, with {path.name}", settings.init)
     return None
 
@@ -417,5 +434,6 @@ def unwritable(out):
         os.makedirs(out, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             return None
-    except OSError as error:
-        return f"--out: expected a folder that can be written, but got {out!r} ({error.strerror})."
+    except (OSError, ValueError) as error:  # A name that no file can have is a ValueError.
+        why = getattr(error, "strerror", error)
+        return f"--out: expected a folder that can be written, but got {out!r} ({why})."

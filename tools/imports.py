@@ -23,6 +23,7 @@ HOUSE = (
     "omc.nested",
     "omc.coding",
     "omc.policies",
+    "omc.tensor_files",
     "omc.artifacts",
     "omc.keras",
     "omc.progressive",

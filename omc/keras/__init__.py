@@ -1,5 +1,6 @@
 """Keras: variables stored as codes, and wrap() which puts them into a model."""
 
+from omc.keras.birth import init_compressed
 from omc.keras.calibration import calibrate, nest
 from omc.keras.exporting import export
 from omc.keras.nesting import at_width
@@ -15,6 +16,7 @@ __all__ = [
     "at_width",
     "calibrate",
     "export",
+    "init_compressed",
     "load",
     "nest",
     "recompute",

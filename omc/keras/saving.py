@@ -12,6 +12,7 @@ from omc.formats import FP32
 from omc.keras import nesting, wrapping
 from omc.keras.variable import CompressedVariable
 from omc.policies import PlannedVariable, Policy, VariableSpec
+from omc.tensor_files import tensor_of
 
 _KIND = "model"
 
@@ -50,7 +51,9 @@ def load(path, model):
     A wrapped model has to store its variables in the artifact's formats. A plain one is wrapped, in
     the artifact's formats and with its rounding. Either way the buffers are then those that were
     saved, bit for bit. Everything is checked first: an error leaves the model untouched. A model
-    that was nested is nested again, with its widths and at the width that it was saved at.
+    that was nested is nested again, with its widths and at the width that it was saved at. One
+    variable's bytes at a time are read, unless the file was saved with `coded=True`; a model of
+    `omc.init_compressed` is therefore never larger than its stored bytes and one variable.
 
     Variables are matched by their place in `stored_order`, with shape and dtype; names are not
     compared, for Keras numbers layers anew ("dense_7" for "dense_1"). Optimizer state, and the
@@ -75,7 +78,15 @@ def load(path, model):
         wrapping.check_kind(model)
         _check_built(model)
         wrapping.check_variables(model)
-    artifact = artifacts.read(path, _KIND, limit=_most_bytes(model))
+    with artifacts.opened(path, _KIND, limit=_most_bytes(model)) as artifact:
+        _fill(path, artifact, model, plain)
+    for layer in model._flatten_layers():  # As Keras' set_weights does: Normalization caches.
+        layer.finalize_state()
+    return model
+
+
+def _fill(path, artifact, model, plain):
+    """Puts what an open artifact holds into a model, one variable after the other."""
     structure = artifact.properties.get("nesting")
     entries = _base_entries(path, artifact, structure, model, plain)
     _check_match(path, entries, stored_order(model), plain)
@@ -90,10 +101,11 @@ def load(path, model):
         stored = variable.buffer if compressed else variable
         # What is stored as FP32 (a progressive model's last stage) stays plain in a plain model.
         raw = compressed or entry.codec is None
-        stored.assign(entry.data if raw else entry.data.view(np.float32).reshape(entry.shape))
-    for layer in model._flatten_layers():  # As Keras' set_weights does: Normalization caches.
-        layer.finalize_state()
-    return model
+        data = entry.data if raw else entry.data.view(np.float32).reshape(entry.shape)
+        wrapping.put(
+            stored, tf.zeros([0], stored.dtype)
+        )  # The old value goes before the new comes.
+        wrapping.put(stored, tensor_of(data))
 
 
 def _most_bytes(model):

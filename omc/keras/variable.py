@@ -84,10 +84,9 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
         length = [codec.nbytes] if hasattr(codec, "nbytes") else [None]
         self.buffer = tf.Variable(buffer, trainable=False, shape=length, name=f"{name}/codes")
         self.autocast = autocast
-        self._seed, self._stream = seed, None
+        self._seed = self._stream = None
         if seed is not None:
-            # The first half of stateless_fold_in(seed, updates): a graph then has the rest only.
-            self._stream = tf.random.stateless_uniform([], seed, None, None, tf.int32, "philox")
+            self.seed_rounding(seed)
             self._updates = tf.Variable(0, trainable=False, dtype=tf.int32, name=f"{name}/updates")
         unique = f"omc_{next(_ids)}_{name}"
         # Private TensorFlow, because a public tf.Variable cannot exist without its dense value.
@@ -343,6 +342,16 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
                 " weights, or model.save('name.keras') for dense ones.",
             )
         return super()._trackable_children(save_type, **kwargs)
+
+    def seed_rounding(self, seed):
+        """Draws stochastic rounding from another seed; of a variable that was made with one.
+
+        Args:
+            seed: int32 [2].
+        """
+        self._seed = seed
+        # The first half of stateless_fold_in(seed, updates): a graph then has the rest only.
+        self._stream = tf.random.stateless_uniform([], seed, None, None, tf.int32, "philox")
 
     def reseed(self, word):
         """Starts another stream of stochastic rounding; without it nothing happens.

@@ -164,15 +164,15 @@ def _settle(variables):
     """
     codes = [np.array(variable.buffer) for variable in variables]
     for variable in variables:
-        _put(variable, tf.zeros([0], tf.uint8))
+        put(variable.buffer, tf.zeros([0], tf.uint8))
     for index, variable in enumerate(variables):
-        _put(variable, tf.raw_ops.DeepCopy(x=codes[index]))
+        put(variable.buffer, tf.raw_ops.DeepCopy(x=codes[index]))
         codes[index] = None
 
 
-def _put(variable, codes):
-    # A raw op, because a variable's own assign() wants its shape.
-    tf.raw_ops.AssignVariableOp(resource=variable.buffer.handle, value=codes, validate_shape=False)
+def put(variable, value):
+    """Assigns a value of another length, which a plain variable's own `assign` refuses."""
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value, validate_shape=False)
 
 
 def _forget_masks(model):

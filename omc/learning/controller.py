@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from omc.errors import InputError
-from omc.learning import byte_counts, identities, models, processes
+from omc.learning import byte_counts, drop_in, identities, models, processes
 from omc.learning.aggregators import SecureMean
 from omc.learning.aggregators.controlled import Aggregation
 from omc.learning.federation import Federation
@@ -33,6 +33,11 @@ def build_controlled_fed_avg(
     downlink="codes",
     aggregator="mean",
     client_work=None,
+    *,
+    client_weighting=None,
+    model_aggregator=None,
+    model_distributor=None,
+    use_experimental_simulation_loop=False,
 ):
     """The algorithm of `build_weighted_fed_avg`, with the server outside of TFF.
 
@@ -41,7 +46,8 @@ def build_controlled_fed_avg(
 
     Args:
         model_fn, policy, client_optimizer_fn, server_optimizer_fn, uplink, metrics_aggregator,
-            widths, downlink, aggregator, client_work: As in `build_weighted_fed_avg`.
+            widths, downlink, aggregator, client_work, client_weighting, model_aggregator,
+            model_distributor, use_experimental_simulation_loop: As in `build_weighted_fed_avg`.
 
     Returns:
         `ControlledFedAvg`.
@@ -49,6 +55,11 @@ def build_controlled_fed_avg(
     Raises:
         InputTypeError, InputError, FormatError: As `build_weighted_fed_avg`.
     """
+    drop_in.check(
+        model_aggregator=model_aggregator,
+        model_distributor=model_distributor,
+        use_experimental_simulation_loop=use_experimental_simulation_loop,
+    )
     federation = Federation.of(
         model_fn,
         policy,
@@ -60,6 +71,7 @@ def build_controlled_fed_avg(
         downlink,
         aggregator,
         client_work,
+        client_weighting,
     )
     if federation.downlink.remembers:
         expected = "one whose clients hold no versions, such as 'coded', in a controlled process"

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from omc.errors import InputError, InputTypeError
-from omc.learning import aggregators, downlinks, models, uplinks
+from omc.learning import aggregators, downlinks, drop_in, models, uplinks
 from omc.learning.aggregators import Aggregator
 from omc.learning.client_works import round_seed, train_client
 from omc.learning.downlinks import Downlink
@@ -56,6 +56,7 @@ class Federation:
         downlink,
         aggregator,
         client_work,
+        client_weighting=None,
     ):
         """Checks all arguments of `build_weighted_fed_avg` and makes the parts of them.
 
@@ -82,7 +83,7 @@ class Federation:
             downlink,
             uplink,
             aggregator,
-            client_work or train_client,
+            drop_in.weighted(client_work or train_client, client_weighting),
             LocalOptimizer(client_optimizer),
             server_optimizer,
             metrics_aggregation,

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.learning import byte_counts, downlinks, identities, models
+from omc.learning import byte_counts, downlinks, drop_in, identities, models
 from omc.learning.aggregators.composed import build_aggregation
 from omc.learning.federation import Federation
 from omc.learning.forms import LearningProcess
@@ -25,6 +25,11 @@ def build_weighted_fed_avg(
     downlink="codes",
     aggregator="mean",
     client_work=None,
+    *,
+    client_weighting=None,
+    model_aggregator=None,
+    model_distributor=None,
+    use_experimental_simulation_loop=False,
 ):
     """Federated averaging in which weights are stored, trained and sent as codes.
 
@@ -66,6 +71,10 @@ def build_weighted_fed_avg(
             `PrivateMean` differential privacy, `SecureMean` TFF's secure sum: docs/aggregators.md.
         client_work: What a client does, a function with the signature of
             `omc.learning.client_works.train_client`, which is the default.
+        client_weighting: As in TFF: NUM_EXAMPLES (the default) or UNIFORM of
+            `tff.learning.ClientWeighting`; a function is refused.
+        model_aggregator, model_distributor, use_experimental_simulation_loop: TFF's, refused; the
+            error names what serves instead.
 
     Returns:
         `tff.learning.templates.LearningProcess`. Its metrics hold, under "client_work"/"traffic",
@@ -81,6 +90,11 @@ def build_weighted_fed_avg(
             coded links outside of a runtime whose workers have the native ops.
         FormatError: Unknown format.
     """
+    drop_in.check(
+        model_aggregator=model_aggregator,
+        model_distributor=model_distributor,
+        use_experimental_simulation_loop=use_experimental_simulation_loop,
+    )
     federation = Federation.of(
         model_fn,
         policy,
@@ -92,6 +106,7 @@ def build_weighted_fed_avg(
         downlink,
         aggregator,
         client_work,
+        client_weighting,
     )
     return LearningProcess(lambda: _compose(federation))
 

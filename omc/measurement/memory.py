@@ -1,11 +1,6 @@
-"""Memory: exact stored bytes of a model, the allocator's peak, the process's peak."""
+"""Exact bytes of a model's variables, one row a variable; what peaks are is in `peaks`."""
 
-import contextlib
 import dataclasses
-import os
-import re
-import tempfile
-import types
 
 import tensorflow as tf
 
@@ -146,68 +141,3 @@ def _row(variable, reason):
         stored = variable.read_value().numpy().nbytes
     served = getattr(variable, "served", None) or ""
     return MemoryRow(spec.name, spec.shape, fmt, spec.dense_bytes, stored, reason, served)
-
-
-class Peak:
-    """Peaks seen inside `measure_peak`; bytes.
-
-    TensorFlow's figure leaves out tensors below 256 KiB (with oneDNN); see `heap_peak` for those.
-
-    Attributes:
-        allocator_bytes: Peak of TensorFlow's CPU allocator, above its level at entry.
-        allocator_total_bytes: The same peak, with what was allocated at entry.
-        process_bytes: Peak resident memory of the whole process (VmHWM), 0 where /proc is absent.
-    """
-
-    allocator_bytes = 0
-    allocator_total_bytes = 0
-    process_bytes = 0
-
-
-@contextlib.contextmanager
-def measure_peak():
-    """Context in which memory peaks are measured; read them from the `Peak` after it ends.
-
-    The allocator's figure is TensorFlow's own (CPU:0). The process figure resets the kernel's
-    high-water mark first, where /proc allows it.
-    """
-    peak = Peak()
-    _reset_process_peak()
-    tf.config.experimental.reset_memory_stats("CPU:0")
-    before = tf.config.experimental.get_memory_info("CPU:0")["current"]
-    yield peak
-    peak.allocator_total_bytes = tf.config.experimental.get_memory_info("CPU:0")["peak"]
-    peak.allocator_bytes = peak.allocator_total_bytes - before
-    peak.process_bytes = process_peak_bytes()
-
-
-@contextlib.contextmanager
-def heap_peak():
-    """Context that counts every malloc of the process; afterwards `.bytes` is the most at one time.
-
-    Exact for small tensors too, which TensorFlow's own allocator figures leave out. What was
-    allocated before does not count. Slows the process down; needs the package memray.
-    """
-    import memray
-
-    peak = types.SimpleNamespace(bytes=0)
-    with tempfile.TemporaryDirectory() as directory:
-        record = os.path.join(directory, "heap.bin")
-        with memray.Tracker(record):
-            yield peak
-        peak.bytes = memray.FileReader(record).metadata.peak_memory
-
-
-def process_peak_bytes(pid="self"):
-    """Peak resident memory of a process, in bytes (VmHWM); 0 where /proc does not tell."""
-    try:
-        with open(f"/proc/{pid}/status", encoding="ascii") as status:
-            found = re.search(r"VmHWM:\s+(\d+) kB", status.read())
-    except OSError:
-        return 0
-    return int(found[1]) * 1024 if found else 0
-
-
-def _reset_process_peak():
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as refs:
-        refs.write("5")

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import omc
 from omc.errors import InputError, InputTypeError, ModelError
-from omc.measurement.memory import measure_peak
+from omc.measurement.peaks import measure_peak
 
 L = tf.keras.layers
 
@@ -164,7 +164,7 @@ def test_the_same_training(build, eagerly):
 
 
 def deep(wrapped, again):
-    """Eight blocks of four activations of 1 MiB each; kernels of 64 KiB, below notice."""
+    """Eight blocks of four activations of 1 MiB each; kernels of 64 KiB."""
     inputs = x = tf.keras.Input((2048, 128), batch_size=1)
     for _ in range(8):
         inner_inputs = y = tf.keras.Input((2048, 128), batch_size=1)

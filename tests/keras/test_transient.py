@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import omc
 from omc.keras import CompressedVariable
-from omc.measurement.memory import measure_peak
+from omc.measurement.peaks import measure_peak
 
 L = tf.keras.layers
 STEPS = (6, 5)

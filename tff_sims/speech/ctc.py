@@ -8,6 +8,15 @@ SUBSAMPLING = 4
 """Frames of features for one frame of logits, as `models.conformer` has it."""
 
 
+def frames_needed(labels):
+    """Fewest frames of logits that can give some labels: one each, and a blank between equal ones.
+
+    Args:
+        labels: Sequence of labels, or of words.
+    """
+    return len(labels) + sum(a == b for a, b in zip(labels, labels[1:]))
+
+
 def batch(features, labels, words):
     """Pads utterances to one length.
 

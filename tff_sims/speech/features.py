@@ -7,6 +7,8 @@ from scipy import fft, signal
 
 RATE = 16000
 """Samples a second that features are made from."""
+LOWEST_RATE, HIGHEST_RATE = 4_000, 192_000
+"""Samples a second of what is resampled; recorders have 8,000 to 192,000."""
 MEL_BANDS = 40
 """Mel bands of a frame, between 20 Hz and 7.6 kHz."""
 
@@ -23,7 +25,7 @@ def resample(samples, rate):
 
     Args:
         samples: float array [samples].
-        rate: Their samples a second, int.
+        rate: Their samples a second, int from `LOWEST_RATE` to `HIGHEST_RATE`.
 
     Returns:
         float array; the same one if the rate is `RATE`.

@@ -1,16 +1,17 @@
 """A user's own recordings as a corpus: a folder of wav files, or a TFF `ClientData`."""
 
+import contextlib
 import hashlib
 import pathlib
-import struct
 import unicodedata
 
 import numpy as np
-from scipy.io import wavfile
 
-from omc.errors import InputError
+from omc.errors import InputError, InputTypeError
+from tff_sims.speech import wavs
 from tff_sims.speech.corpus import Corpus
-from tff_sims.speech.features import log_mel, resample
+from tff_sims.speech.ctc import SUBSAMPLING, frames_needed
+from tff_sims.speech.features import HIGHEST_RATE, LOWEST_RATE, log_mel, resample
 
 _TIP = "docs/own_data.md shows the layout."
 
@@ -29,10 +30,11 @@ def from_folder(folder, test_speakers=None):
 
     Raises:
         InputError: No such folder, fewer than two speakers, a recording that cannot be read, has no
-            transcript or no words, or a test speaker that is none of the speakers.
+            transcript or no words, has NaN or Inf for samples, has a rate that no recorder has, or
+            is too short for its words, or a test speaker that is none of the speakers.
     """
     folder = pathlib.Path(folder)
-    spoken = {name: [_read(wav) for wav in wavs] for name, wavs in _recordings(folder).items()}
+    spoken = {name: [_read(wav) for wav in found] for name, found in _recordings(folder).items()}
     if len(spoken) < 2:
         found = f"{len(spoken)} in {str(folder)!r}"
         raise InputError("folder", "two or more speakers' folders of wav files", found, _TIP)
@@ -54,7 +56,11 @@ def from_client_data(client_data, rate, test_speakers=None):
     Raises:
         InputError: An example lacks audio or a transcript, fewer than two clients, or as
             `from_folder`.
+        InputTypeError: `rate` is no integer.
     """
+    if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)):
+        raise InputTypeError("rate", "an int, samples a second", type(rate).__name__)
+    _check_rate("rate", int(rate), int(rate))
     spoken = {}
     for client in sorted(client_data.client_ids):
         examples = client_data.create_tf_dataset_for_client(client).as_numpy_iterator()
@@ -70,11 +76,15 @@ def digest(folder):
 
     Args:
         folder: As in `from_folder`.
+
+    Raises:
+        InputError: A recording without a transcript, or a file that cannot be read.
     """
     found = hashlib.sha256()
-    for wavs in _recordings(pathlib.Path(folder)).values():
-        for path in (path for wav in wavs for path in (wav, wav.with_suffix(".txt"))):
-            data = path.read_bytes()
+    for recorded in _recordings(pathlib.Path(folder)).values():
+        for path in (path for wav in recorded for path in (wav, wav.with_suffix(".txt"))):
+            with _named(path):
+                data = _whole(path)
             found.update(f"{path.relative_to(folder)} {len(data)} ".encode() + data)
     return found.hexdigest()
 
@@ -98,17 +108,37 @@ def _recordings(folder):
         for speaker in sorted(folder.glob("*"))
         if speaker.is_dir()
     }
-    return {name: wavs for name, wavs in found.items() if wavs}
+    return {name: some for name, some in found.items() if some}
+
+
+@contextlib.contextmanager
+def _named(path):
+    """An error of reading names the file."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        expected = "recordings that can be read, each with a transcript"
+        raise InputError("folder", expected, f"{str(path)!r} ({error})", _TIP) from error
+
+
+def _whole(path):
+    if path.exists() and not path.is_file():  # A pipe would never end.
+        raise ValueError("no file")
+    return path.read_bytes()
 
 
 def _read(wav):
-    try:
-        rate, samples = wavfile.read(wav)
-        transcript = wav.with_suffix(".txt").read_text(encoding="utf-8-sig")
-    except (OSError, ValueError, struct.error) as error:
-        expected = "recordings that can be read, each with a transcript"
-        raise InputError("folder", expected, f"{str(wav)!r} ({error})", _TIP) from error
-    return _utterance(samples, transcript, rate, str(wav))
+    with _named(wav):
+        rate, samples = wavs.read(wav)
+        transcript = _whole(wav.with_suffix(".txt")).decode("utf-8-sig")
+    _check_rate("folder", rate, f"{rate} at {str(wav)!r}")
+    return _utterance(samples, transcript, rate, "folder", str(wav))
+
+
+def _check_rate(argument, rate, got):
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        expected = f"{LOWEST_RATE} to {HIGHEST_RATE} samples a second"
+        raise InputError(argument, expected, got)
 
 
 def _example(example, client, rate):
@@ -116,20 +146,40 @@ def _example(example, client, rate):
         found = sorted(example) if isinstance(example, dict) else type(example).__name__
         expected = 'examples with "audio" and "transcript"'
         raise InputError("client_data", expected, f"{found} of client {client!r}", _TIP)
-    return _utterance(example["audio"], example["transcript"].decode("utf-8"), rate, client)
-
-
-def _utterance(samples, transcript, rate, where):
-    # Equal words have to be equal strings, whichever editor wrote their accents.
-    transcript = " ".join(unicodedata.normalize("NFC", transcript.lower()).split())
-    if not transcript or not len(samples):
-        raise InputError("transcript", "words and sound", f"{transcript!r} at {where!r}", _TIP)
-    samples = np.asarray(samples)
+    samples, transcript = np.asarray(example["audio"]), example["transcript"]
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
+        expected, found = "audio of shape [samples], float or int", f"{samples.dtype}"
+        found = f"{found} {samples.shape} of client {client!r}"
+        raise InputError("client_data", expected, found, _TIP)
     if samples.dtype.kind in "iu":
         samples = samples / 2.0 ** (8 * samples.itemsize - 1) - (samples.dtype.kind == "u")
+    try:
+        transcript = transcript.decode("utf-8")
+    except (AttributeError, UnicodeDecodeError) as error:
+        found = f"{transcript!r} of client {client!r}"
+        raise InputError("client_data", "transcripts in UTF-8", found, _TIP) from error
+    return _utterance(samples, transcript, rate, "client_data", client)
+
+
+def _utterance(samples, transcript, rate, argument, where):
+    """Features and the transcript of one recording, which an error calls `where`."""
+    # Equal words have to be equal strings, whichever editor wrote their accents.
+    transcript = " ".join(unicodedata.normalize("NFC", transcript.lower()).split())
+    if not transcript or not samples.size:
+        raise InputError("transcript", "words and sound", f"{transcript!r} at {where!r}", _TIP)
     if samples.ndim == 2:
         samples = samples.mean(axis=1)
-    return log_mel(resample(samples.astype(np.float64), rate)), transcript
+    with np.errstate(all="ignore"):  # What is not finite, or becomes so, is refused below.
+        features = log_mel(resample(samples.astype(np.float64), rate))
+    if not np.isfinite(features).all():
+        found = f"NaN, Inf or too large a number at {where!r}"
+        raise InputError(argument, "finite samples, from -1 to 1", found, _TIP)
+    needed = SUBSAMPLING * (frames_needed(transcript.split()) - 1) + 1
+    if len(features) < needed:
+        expected = f"at least {needed} frames of 10 ms for {transcript!r}"
+        tip = "give the words that are heard in it, or the whole recording."
+        raise InputError(argument, expected, f"{len(features)} at {where!r}", tip)
+    return features, transcript
 
 
 def _corpus(spoken, test_speakers):

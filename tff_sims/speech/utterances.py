@@ -14,6 +14,7 @@ from tff_sims.speech.speakers import TEST_VARIANTS, TRAIN_VARIANTS, Speaker
 KINDS = ("sentences", "keywords")
 """What is said: sentences of the grammar, or single keywords."""
 
+_MOST = 100_000  # Of speakers, and of utterances of one.
 _VERSION = 1  # Raise when the same specification comes to give other features.
 
 
@@ -32,7 +33,7 @@ class Specification:
         seed: Seed of it all.
 
     Raises:
-        InputError: Unknown kind or domain, or a number below 1.
+        InputError: Unknown kind or domain, or a number or seed out of range.
     """
 
     kind: str = "sentences"
@@ -48,8 +49,10 @@ class Specification:
             if getattr(self, name) not in allowed:
                 raise InputError(name, f"one of {', '.join(allowed)}", getattr(self, name))
         for name in ("speakers", "utterances", "test_speakers", "test_utterances"):
-            if getattr(self, name) < 1:
-                raise InputError(name, "at least 1", getattr(self, name))
+            if not 1 <= getattr(self, name) <= _MOST:
+                raise InputError(name, f"1 to {_MOST}", getattr(self, name))
+        if not 0 <= self.seed < 2**31:
+            raise InputError("seed", "0 to 2147483647", self.seed)
 
     @property
     def sizes(self):

@@ -1,5 +1,7 @@
 """A user's own recordings, recognised by a Conformer with CTC; see docs/own_data.md."""
 
+import contextlib
+
 from omc.errors import InputError
 from tff_sims.speech import own_data, text
 from tff_sims.speech.splits import SPLITS
@@ -27,15 +29,27 @@ def recordings(seed=0, split=None, alpha=0.5, clients=None, domain=None):
     del alpha
     if not domain:
         raise InputError("domain", "a folder of recordings", domain)
-    try:
+    with _named_domain():
         made = own_data.from_folder(domain)
-    except InputError as error:  # The user knows the folder by the name of our argument.
-        raise InputError("domain", error.expected, error.got, error.tip) from error
     words = own_data.vocabulary(made)
     if set(words) <= set(text.VOCABULARY):
         words = text.VOCABULARY
     return recognition("recordings", made, words, split, clients, seed)
 
 
+def _digest(domain):
+    with _named_domain():
+        return own_data.digest(domain)
+
+
+@contextlib.contextmanager
+def _named_domain():
+    """The user knows the folder by the name of our argument."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError("domain", error.expected, error.got, error.tip) from error
+
+
 recordings.splits, recordings.domains = SPLITS, None
-recordings.digest = own_data.digest
+recordings.digest = _digest

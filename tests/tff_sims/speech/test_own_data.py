@@ -1,6 +1,7 @@
 """A user's own recordings: folders of wavs and ClientData give the corpus that they should."""
 
 import collections
+import os
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import tensorflow_federated as tff
 from scipy.io import wavfile
 
 from omc.errors import InputError
-from tff_sims.speech import own_data
+from tff_sims.speech import ctc, own_data
 from tff_sims.speech.features import log_mel, resample
 from tff_sims.speech.synthesis import RATE, Voice, synthesize
 from tff_sims.tasks.recordings import recordings
@@ -138,3 +139,77 @@ def test_recordings_are_a_task(folder):
     assert len(recordings(domain=str(folder)).vocabulary) == 32  # Now those of the task speech.
     with pytest.raises(InputError, match="domain"):
         recordings()
+
+
+@pytest.mark.parametrize("frames, fits", [(4 * 3 + 1, True), (4 * 3, False)])
+def test_a_recording_is_long_enough_for_its_words(folder, frames, fits):
+    """ "go go stop" needs 4 frames of logits: one a word, and a blank between equal ones."""
+    samples = np.random.default_rng(0).uniform(-1, 1, 400 + 160 * (frames - 1))
+    wavfile.write(folder / "bob" / "day0" / "a.wav", 16000, samples.astype(np.float32))
+    (folder / "bob" / "day0" / "a.txt").write_text("go go stop")
+    if fits:
+        features = own_data.from_folder(folder).features[2]
+        x, targets = ctc.batch([features], [[0, 0, 1]], 3)
+        logits = np.zeros([1, x.shape[1] // 4, 3], np.float32)
+        assert 0 < float(ctc.CtcLoss()(targets, logits)) < np.inf  # 0 where words do not fit.
+    else:
+        with pytest.raises(InputError, match="13 frames.*bob"):
+            own_data.from_folder(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_samples_that_are_not_finite_are_refused(folder, value):
+    samples = np.random.default_rng(0).uniform(-1, 1, 16000)
+    samples[100] = value
+    wavfile.write(folder / "bob" / "day0" / "a.wav", 16000, samples)
+    with pytest.raises(InputError, match="finite.*bob"):
+        own_data.from_folder(folder)
+
+
+@pytest.mark.parametrize("rate", [0, 1, 3999, 192001, 2**32 - 1])
+def test_rates_of_no_recorder_are_refused(folder, rate):
+    path = folder / "bob" / "day0" / "a.wav"
+    content = path.read_bytes()
+    path.write_bytes(content[:24] + rate.to_bytes(4, "little") + content[28:])
+    with pytest.raises(InputError, match="192000.*bob"):
+        own_data.from_folder(folder)
+
+
+@pytest.mark.parametrize("rate", [4000, 8000, 44100, 192000])
+def test_other_rates_are_resampled(folder, rate):
+    seconds = np.arange(rate) / rate
+    wavfile.write(folder / "bob" / "day0" / "a.wav", rate, np.sin(2 * np.pi * 440 * seconds))
+    features = own_data.from_folder(folder).features[2]
+    assert len(features) == 1 + (16000 - 400) // 160
+
+
+def test_a_pipe_is_refused(folder):
+    text = folder / "bob" / "day0" / "a.txt"
+    text.unlink()
+    os.mkfifo(text)
+    for read in (own_data.from_folder, own_data.digest):
+        with pytest.raises(InputError, match="no file"):
+            read(folder)
+
+
+@pytest.mark.parametrize(
+    "example, message",
+    [
+        ({"audio": np.zeros([2, 3, 4]), "transcript": "go"}, r"shape.*bob"),
+        ({"audio": np.array(["a", "b"]), "transcript": "go"}, r"float or int.*bob"),
+        ({"audio": np.zeros(9000), "transcript": b"\xff\xfe"}, r"UTF-8.*bob"),
+        ({"audio": np.zeros(9000), "transcript": 3}, r"UTF-8.*bob"),
+        ({"audio": np.full(9000, np.inf), "transcript": "go"}, r"finite.*bob"),
+        ({"audio": np.zeros(0), "transcript": "go"}, r"words and sound.*bob"),
+    ],
+    ids=["3-D", "text", "no UTF-8", "number", "Inf", "empty"],
+)
+def test_examples_that_are_no_speech_are_refused(example, message):
+    class Clients:
+        client_ids = ["bob", "eve"]
+
+        def create_tf_dataset_for_client(self, client):
+            return tf.data.Dataset.from_tensors(example)
+
+    with pytest.raises(InputError, match=message):
+        own_data.from_client_data(Clients(), 16000)
