@@ -18,6 +18,7 @@ from omc.learning import remote_runtime
 from omc.learning.runtime import current_runtime
 from omc.learning.worker_processes import running_workers, workers
 from tests.error_cases import (  # noqa: F401 - they register cases
+    aggregators,
     allocation,
     birth,
     coding,

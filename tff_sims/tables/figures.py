@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from tff_sims.tables import deliveries, widths
+from tff_sims.tables import budgets, deliveries, widths
 from tff_sims.tables.grid import Grid
 from tff_sims.tables.plan import Claim, WidthSection
 from tff_sims.tables.readings import mean, paired, plain, std, summed, with_spread
@@ -24,7 +24,8 @@ def summaries(table, folder):
         Dict of run name -> dict of seed -> the run's summary, and in it "error": word error rate or
         share of wrong answers in percent, the mean over the run's last evaluations (`plan.Run`);
         and where there are accuracies at several widths, "errors" and "shift_errors" likewise, each
-        a dict of the width, a str, -> percent; of a delivery what `deliveries.derived` returns.
+        a dict of the width, a str, -> percent; of a delivery what `deliveries.derived`
+        returns, and of a federation under budgets what `budgets.derived` does.
     """
     found = {}
     for name, run in table.runs.items():
@@ -36,6 +37,7 @@ def summaries(table, folder):
                 "error": _error(run, summary, folder.rounds(name, seed)),
                 **_errors(summary),
                 **deliveries.derived(summary),
+                **budgets.derived(summary),
             }
             for seed, summary in of_seeds.items()
             if summary is not None
@@ -68,7 +70,8 @@ def section_grids(section, table, found):
     """A section as a list of `Grid`s.
 
     Args:
-        section: `plan.Section`, `plan.WidthSection` or `deliveries.DeliverySection`.
+        section: `plan.Section`, `plan.WidthSection`, `deliveries.DeliverySection` or
+            `budgets.BudgetSection`.
         table: `plan.Table`.
         found: What `summaries` returned.
     """
@@ -76,6 +79,8 @@ def section_grids(section, table, found):
         return widths.grids(section, found)
     if isinstance(section, deliveries.DeliverySection):
         return deliveries.grids(section, found)
+    if isinstance(section, budgets.BudgetSection):
+        return budgets.grids(section, found)
     return [section_grid(section, table, found)]
 
 

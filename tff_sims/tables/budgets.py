@@ -1,0 +1,85 @@
+"""Sections of federations under budgets: the server's model, and those that the clients would hold.
+
+Figures come from summaries of `tff_sims.simulate`. A mean over clients is weighted by how many
+clients have each budget.
+"""
+
+import dataclasses
+
+from tff_sims.tables.grid import Grid
+from tff_sims.tables.plan import Reading, Section
+from tff_sims.tables.readings import mean, std, values, with_spread
+
+MASTER, DOWNLOADED, OWN = "master_error", "downloaded_error", "own_error"
+_ERRORS = {MASTER: "server", DOWNLOADED: "downloaded", OWN: "own"}
+_BYTES = {"downlink_bytes_per_client_round": "down", "uplink_bytes_per_client_round": "up"}
+
+
+@dataclasses.dataclass(frozen=True)
+class BudgetSection(Section):
+    """Rows of federations, one way to give out widths each."""
+
+
+def derived(summary):
+    """What a summary says of models under budgets; nothing where there are none.
+
+    Args:
+        summary: Dict.
+
+    Returns:
+        Dict: `MASTER`, error of the server's float32 model; `DOWNLOADED`, of what clients would
+        download next; `OWN`, of what clients held after their local training; percent, the latter
+        two as means over clients; average_bits, likewise.
+    """
+    if "master_accuracy" not in summary:
+        return {}
+    found = {MASTER: 100 * (1 - summary["master_accuracy"])}
+    clients = summary.get("clients_by_width")
+    if not clients:
+        return {**found, DOWNLOADED: 100 * (1 - summary["accuracy"])}
+    for key, name in (("accuracy", DOWNLOADED), ("own_accuracy", OWN)):
+        share = _over_clients(summary.get(f"{key}_by_width"), clients)
+        if share is not None:
+            found[name] = 100 * (1 - share)
+    bits = _over_clients(summary.get("average_bits_by_width"), clients)
+    return found if bits is None else {**found, "average_bits": bits}
+
+
+def _over_clients(by_width, clients):
+    """Mean over clients of a figure for each budget; None where one is not there."""
+    taken = [width for width, count in clients.items() if count]
+    if by_width is None or any(by_width.get(width) is None for width in taken):
+        return None
+    return sum(by_width[w] * clients[w] for w in taken) / sum(clients[w] for w in taken)
+
+
+def grids(section, found):
+    """A section as a list of one `Grid`.
+
+    Args:
+        section: `BudgetSection`.
+        found: What `figures.summaries` returned.
+    """
+    rows = [_row(row, section, found) for row in section.rows]
+    columns = [("label", "", "")]
+    columns += [(f"{key}_text", f"{heading} %", "s") for key, heading in _ERRORS.items()]
+    columns.append(("average_bits", "bits", ".2f"))
+    for key, heading in _BYTES.items():
+        columns += [(f"{key}_kb", f"{heading} kB", ".1f")]
+    columns.append(("seeds", "seeds", "d"))
+    shown = [column for column in columns if any(row.get(column[0]) is not None for row in rows)]
+    return [Grid(section.name, section.title, shown, rows)]
+
+
+def _row(row, section, found):
+    figures = {"label": row.label, "run": row.run, "seeds": len(found[row.run])}
+    for key in _ERRORS:
+        errors = list(values(found, Reading(row.run, key)).values())
+        accuracy = None if mean(errors) is None else 100 - mean(errors)
+        figures[key], figures[f"{key}_std"] = mean(errors), std(errors)
+        figures[f"{key}_text"] = with_spread(accuracy, std(errors), ".2f")
+    for key in ("average_bits", *_BYTES):
+        figures[key] = mean(list(values(found, Reading(row.run, key)).values()))
+    for key in _BYTES:
+        figures[f"{key}_kb"] = figures[key] and figures[key] / 1e3
+    return figures
