@@ -1,5 +1,6 @@
 """Which aggregator a simulation's flags ask for, and what privacy it gives."""
 
+import math
 import types
 
 from omc.errors import InputError, InputTypeError
@@ -60,14 +61,27 @@ def check(settings):
     Raises:
         OmcError: As `make_aggregator`, or as the aggregator's own check.
     """
+    if settings.aggregator == "private":
+        population = settings.make_task(settings.seed).num_clients
+        if population < 2:
+            raise InputError("clients", "at least 2 with --aggregator=private", population)
+        privacy(settings, settings.rounds, population)
     widths = settings.client_widths
     plan = types.SimpleNamespace(allocates=widths is not None and widths.allocates)
     parts = types.SimpleNamespace(uplink=settings.make_uplink(), plan=plan)
-    make_aggregator(settings, settings.seed).check(parts)
+    try:
+        make_aggregator(settings, settings.seed).check(parts)
+    except InputError as error:
+        if error.argument != "clients":
+            raise
+        got, tip = settings.clients_per_round, error.tip
+        raise InputError("clients_per_round", error.expected, got, tip) from None
 
 
 def privacy(settings, rounds, population):
     """What `PrivateMean` gives after some rounds, a dict; None with other aggregators.
+
+    Its epsilon is that of one run, and None where it is infinite.
 
     Args:
         settings: `Settings`.
@@ -79,7 +93,7 @@ def privacy(settings, rounds, population):
     delta = population**-1.1
     epsilon = make_aggregator(settings, settings.seed).epsilon(rounds, population, delta)
     return {
-        "epsilon": epsilon,
+        "epsilon": epsilon if math.isfinite(epsilon) else None,
         "delta": delta,
         "noise_multiplier": settings.noise_multiplier,
         "sampling_probability": settings.clients_per_round / population,

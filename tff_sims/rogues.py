@@ -7,6 +7,7 @@ import tensorflow_federated as tff
 
 from omc.learning import models
 from omc.learning.client_works import train_client
+from omc.learning.uplinks import Grid, Rotated
 from omc.learning.uplinks.base import fold_in
 
 _STREAM = 4  # Of random numbers; those below are omc.learning's.
@@ -17,10 +18,11 @@ _TRAILER = 8  # Bytes of a buffer's scale and offset.
 class RogueClients:
     """Client work in which each client is rogue in a round with some probability.
 
-    A rogue client draws one of these: it sends NaN, values of 1e30 (through the scale of a buffer
-    of codes), an answer to another round, a negative number of examples, its coded streams cut in
-    half, or, under FedMPQ, widths that it may not have. So `build_weighted_fed_avg(...,
-    client_work=RogueClients(0.1))` shows what a server does about them.
+    A rogue client draws one of these: it sends NaN or values of 1e30 (through the scales of buffers
+    of codes; where these have none it sends codes as good as any), an answer to another round, a
+    negative number of examples, its coded streams cut in half, or, under FedMPQ, widths that it may
+    not have. So `build_weighted_fed_avg(..., client_work=RogueClients(0.1))` shows what a server
+    does about them.
 
     Attributes:
         share: Probability of a client's being rogue in a round.
@@ -63,25 +65,31 @@ def _honest(federation, answer, weight):
 
 
 def _not_finite(federation, answer, weight):
-    def spoilt(tensor):
-        if tensor.dtype == tf.float32:
-            return tf.fill(tf.shape(tensor), float("nan"))
-        return tf.fill(tf.shape(tensor), tf.constant(255, tf.uint8)) if _octets(tensor) else tensor
-
-    return [spoilt(tensor) for tensor in answer], weight
+    return _scaled(federation, answer, float("nan")), weight
 
 
 def _too_large(federation, answer, weight):
-    huge = tf.reshape(tf.bitcast(tf.fill([_TRAILER // 4], 1e30), tf.uint8), [-1])
+    return _scaled(federation, answer, 1e30), weight
+
+
+def _scaled(federation, answer, value):
+    """An answer whose scales, or floats, or integers on a grid, are some value."""
+    octets = tf.reshape(tf.bitcast(tf.fill([_TRAILER // 4], value), tf.uint8), [-1])
+    sent = len(federation.uplink.specs(federation.plan.trainable))
 
     def scaled(tensor):
         if tensor.dtype == tf.float32:
-            return tf.fill(tf.shape(tensor), 1e30)
+            return tf.fill(tf.shape(tensor), value)
+        if isinstance(federation.uplink, Grid):
+            return tf.fill(tf.shape(tensor), tensor.dtype.max)
         if not _octets(tensor):
             return tensor
-        return tf.concat([tensor[:-_TRAILER], huge[: tf.size(tensor)]], axis=0)
+        if isinstance(federation.uplink, Rotated):  # After the seed.
+            front, back = tensor[:_TRAILER], tensor[2 * _TRAILER :]
+            return tf.concat([front, octets, back], axis=0)[: tf.size(tensor)]
+        return tf.concat([tensor[:-_TRAILER], octets[: tf.size(tensor)]], axis=0)
 
-    return [scaled(tensor) for tensor in answer], weight
+    return [*map(scaled, answer[:sent]), *answer[sent:]]
 
 
 def _of_another_round(federation, answer, weight):

@@ -22,7 +22,10 @@ TRANSFORMS = ("pvt", "none")
 ALLOCATIONS = {"fedmpq": "pruning_growing", "fixed": "fixed"}
 MOST = 2**31 - 1
 """Largest seed or count of a flag: what TensorFlow's int32 holds."""
-_LINKS = ("uplink", "downlink", "aggregator", "clipping", "zeroing", "rogues")
+_LINKS = (
+    "uplink", "downlink", "aggregator", "clipping", "zeroing", "trimmed_share", "noise_multiplier",
+    "rogues",
+)  # fmt: skip
 _FLAGS = ("out", "workers")  # Those that are no settings.
 
 

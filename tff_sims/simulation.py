@@ -218,7 +218,8 @@ class _Run:
 
     def _own(self, state, cohort):
         """Accuracy of some clients' own models, by width, of what they would train next."""
-        if self._class_plan.widths is None:
+        # Such models are trained on clients' data without any noise.
+        if self._class_plan.widths is None or self._settings.aggregator == "private":
             return {}
         settings, weights = self._settings, self._weights(state)
         rate = settings.learning_rate or self._task.learning_rate

@@ -187,11 +187,11 @@ class ControlledFedAvg:
         offer = _to_numpy(self._offer(*map(tf.convert_to_tensor, values)))
         arguments = self._arguments(offer.sent, number, state.client_work, client_data)
         counts, metrics = collections.Counter(), []
-        self._sum.begin(state.aggregator, number)
+        self._sum.begin(state.aggregator, number, state.client_work)
         for result, client_metrics, client_counts in runtime.map(work, arguments):
             update, weight = result
             self._sum.add(list(update), weight)
-            metrics.append(tff.structure.to_odict_or_tuple(client_metrics))
+            metrics.append(_finite_or_zero(tff.structure.to_odict_or_tuple(client_metrics)))
             counts.update(dict(zip(names, client_counts)))
         mean, total_weight, sum_state, measurements = self._sum.finish()
         new_weights, new_optimizer, rejected = self._step(state, mean, total_weight)
@@ -235,8 +235,10 @@ class ControlledFedAvg:
             yield models.payload(chosen), dataset, client, round_number, choices
 
     def _step(self, state, mean, total_weight):
-        """Next weights and optimizer state; both as they were if the mean is not finite."""
+        """Next weights and optimizer state; both as they were without a finite mean."""
         weights = state.global_model_weights
+        if not self._federation.steps(total_weight):
+            return weights, state.finalizer, False
         trainable = [tf.convert_to_tensor(value) for value in weights.trainable]
         gradient = self._federation.pseudo_gradient(trainable, mean, total_weight)
         if not all(bool(tf.reduce_all(tf.math.is_finite(value))) for value in gradient):
@@ -244,6 +246,13 @@ class ControlledFedAvg:
         optimizer, moved = self._optimizer.next(_to_tensors(state.finalizer), trainable, gradient)
         moved = tff.learning.models.ModelWeights(_to_numpy(moved), weights.non_trainable)
         return moved, _to_numpy(optimizer), False
+
+
+def _finite_or_zero(metrics):
+    """A client's metrics, or zeros where one of them is NaN or infinite."""
+    if all(np.all(np.isfinite(value)) for value in tf.nest.flatten(metrics)):
+        return metrics
+    return tf.nest.map_structure(np.zeros_like, metrics)
 
 
 def _round(number):

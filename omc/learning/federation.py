@@ -64,7 +64,7 @@ class Federation:
             InputTypeError, InputError, FormatError: As `build_weighted_fed_avg`.
         """
         uplink, downlink = uplinks.resolve(uplink), downlinks.resolve(downlink)
-        aggregator = aggregators.resolve(aggregator)
+        aggregator = drop_in.weighted(aggregators.resolve(aggregator), client_weighting)
         if client_work is not None and not callable(client_work):
             tip = "with the signature of omc.learning.client_works.train_client."
             raise InputTypeError("client_work", "a function", client_work, tip)
@@ -83,7 +83,7 @@ class Federation:
             downlink,
             uplink,
             aggregator,
-            drop_in.weighted(client_work or train_client, client_weighting),
+            client_work or train_client,
             LocalOptimizer(client_optimizer),
             server_optimizer,
             metrics_aggregation,
@@ -138,6 +138,14 @@ class Federation:
         if not self.plan.allocates:
             return ()
         return self.plan.widths.next(self.plan, allocation, list(mean)[-1])
+
+    def steps(self, total_weight):
+        """Whether the server steps after a round, a bool scalar: not where nobody was heard.
+
+        Args:
+            total_weight: float32 scalar, of those who were.
+        """
+        return tf.constant(self.aggregator.always_steps) | (total_weight > 0.0)
 
     def pseudo_gradient(self, weights, mean, total_weight):
         """What the server's optimizer is given for a gradient, a list of float32 tensors.

@@ -170,22 +170,21 @@ class FedMPQ(ClientWidths):
     def admits(self, plan, report):
         """Whether a client says widths that it may have, a bool scalar.
 
-        Its budget is one of `budgets`, its widths are from 2 bits to the policy's and within that
-        budget, and it dropped no more planes than there are.
+        Its budget is one of `budgets`; its widths are from 2 bits on, and together with the planes
+        that it dropped no wider than what the server gave to that budget.
 
         Args:
-            plan: `ModelPlan`.
+            plan: `ModelPlan` of the round.
             report: uint8, from anybody.
         """
-        widest, length = plan.policy.format.bits, self.report_spec(plan).shape[0]
-        budget, widths, dropped = self._parts_of(plan, report, tf.int64)
-        bits = tf.reduce_sum(widths * tf.constant(_sizes(plan), tf.int64))
+        length = self.report_spec(plan).shape[0]
+        budget, widths, dropped = self._parts_of(plan, report, tf.int32)
+        own = tf.equal(budget, tf.constant(self.budgets))
+        given = (plan.allocation or self.initial(plan))["widths"][tf.argmax(own)]
         return (
             tf.equal(tf.size(report), length)
-            & tf.reduce_any(tf.equal(budget, tf.constant(self.budgets, tf.int64)))
-            & tf.reduce_all((widths >= NARROWEST) & (widths <= widest))
-            & (bits <= budget[0] * self.weights(plan))
-            & tf.reduce_all(dropped <= widest - NARROWEST)
+            & tf.reduce_any(own)
+            & tf.reduce_all((widths >= NARROWEST) & (widths + dropped <= given))
         )
 
     def terms(self, plan, report, weight):

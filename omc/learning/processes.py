@@ -139,6 +139,20 @@ def _compose(federation):
     def gradient_of(weights, mean, total_weight):
         return federation.pseudo_gradient(list(weights.trainable), mean, total_weight)
 
+    optimizer_type = finalizer.initialize.type_signature.result.member
+
+    @tff.tensorflow.computation(
+        np.float32, weights_type, weights_type, optimizer_type, optimizer_type
+    )
+    def settle(total_weight, weights, moved, before, after):
+        """The next weights and optimizer state; what they were where the server does not step."""
+        steps = federation.steps(total_weight)
+
+        def chosen(new, old):
+            return tf.nest.map_structure(lambda n, o: tf.where(steps, n, o), new, old)
+
+        return chosen(moved, weights), chosen(after, before)
+
     @tff.tensorflow.computation
     def initial_allocation():
         return federation.plan.initial_allocation()
@@ -174,16 +188,20 @@ def _compose(federation):
             pack, (weights, state.distributor["memory"], round_number, state.client_work)
         )
         result, work_measurements, ids = clients(tff.federated_broadcast(offer), client_data)
-        up = aggregate(state.aggregator, round_number, result.update, result.update_weight)
+        sent = result.update, result.update_weight
+        up = aggregate(state.aggregator, round_number, state.client_work, *sent)
         gradient = tff.federated_map(gradient_of, (weights, up["mean"], up["total_weight"]))
         final = finalizer.next(state.finalizer, weights, gradient)
+        stepped = tff.federated_map(
+            settle, (up["total_weight"], weights, final.result, state.finalizer, final.state)
+        )
         new_state = tff.federated_zip(
             State(
-                final.result,
+                stepped[0],
                 remember(memory, round_number, ids),
                 tff.federated_map(reallocate, (state.client_work, up["mean"])),
                 up["state"],
-                final.state,
+                stepped[1],
             )
         )
         metrics = tff.federated_zip(
@@ -272,6 +290,16 @@ def _build_client_work(federation, offer_type):
         )
         return *answer, client
 
+    metrics_type = work.type_signature.result[1]
+
+    @tff.tensorflow.computation(metrics_type)
+    def finite_or_zero(metrics):
+        """A client's metrics, or zeros where one of them is NaN or infinite."""
+        floats = [value for value in tf.nest.flatten(metrics) if value.dtype.is_floating]
+        finite = [tf.reduce_all(tf.math.is_finite(value)) for value in floats]
+        sound = tf.reduce_all(tf.stack([tf.constant(True), *finite]))
+        return tf.nest.map_structure(lambda v: tf.where(sound, v, tf.zeros_like(v)), metrics)
+
     @tff.tensorflow.computation(work.type_signature.result[2])
     def summary(counts):
         return byte_counts.summarize(counts, plan)
@@ -285,7 +313,7 @@ def _build_client_work(federation, offer_type):
         measurements = tff.federated_zip(
             collections.OrderedDict(
                 traffic=tff.federated_map(summary, tff.federated_sum(counts)),
-                train=federation.metrics_aggregation(metrics),
+                train=federation.metrics_aggregation(tff.federated_map(finite_or_zero, metrics)),
             )
         )
         return result, measurements, ids

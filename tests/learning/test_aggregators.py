@@ -1,6 +1,7 @@
 """Aggregators against numpy, scipy and TFF, and answers that are not what they should be."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -81,7 +82,7 @@ def honest(parts, rng, scale=0.01, round_number=3):
     answer = [np.array(t) for t in tensors]
     if parts.plan.allocates:
         count = sum(p.partial for p in parts.plan.planned)
-        answer.append(np.array([4, *[4] * count, *[1] * count], np.uint8))
+        answer.append(np.array([4, *[3] * count, *[1] * count], np.uint8))
     return [*answer, np.int32(round_number)], read
 
 
@@ -182,6 +183,17 @@ def test_adaptive_bounds_follow_tffs_own():
                 np.testing.assert_allclose(state[name], process.report(states[name]), rtol=1e-5)
 
 
+def test_a_zeroed_client_counts_as_zero_in_the_quantile_of_norms():
+    """As in TFF, where zeroing comes before clipping: else rogues would lift the bound."""
+    parts = federation(aggregator=Mean(clipping="adaptive", zeroing=3.0))
+    rng = np.random.default_rng(0)
+    answers = [honest(parts, rng, scale=1e-3)[0] for _ in range(7)]
+    answers += [honest(parts, rng, scale=100.0)[0] for _ in range(3)]
+    *_, state, measured = aggregate(parts, answers, [1.0] * 10)
+    assert (measured["zeroed"], measured["clipped"]) == (3, 0)
+    np.testing.assert_allclose(state["clipping"], math.exp(-0.2 * (1.0 - 0.8)), rtol=1e-6)
+
+
 def test_adaptive_bounds_stay_where_nobody_answers():
     parts = federation(aggregator=Mean(clipping="adaptive"))
     mean, total, state, _ = aggregate(parts, [], [])
@@ -216,6 +228,12 @@ def test_half_of_the_clients_cannot_move_a_median_out_of_the_honest_range():
     mean, *_ = aggregate(parts, [*answers, *liars], [1.0] * 10)
     values = np.stack([r[0] for r in read])
     assert np.all(mean[0] >= values.min(axis=0)) and np.all(mean[0] <= values.max(axis=0))
+
+
+@pytest.mark.parametrize("count", [2, 4, 100])
+def test_a_share_of_almost_half_leaves_somebody(count):
+    share = math.nextafter(0.5, 0.0)
+    assert count - 2 * int(TrimmedMean(share).trimmed(tf.constant(count))) == 2
 
 
 def test_nobody_to_take_a_median_of():
@@ -303,7 +321,7 @@ def test_what_is_no_answer_at_all_is_of_the_wrong_size(wrong):
 
 
 @pytest.mark.parametrize(
-    "weight", [-1.0, math.inf, -math.inf, math.nan, 2.0**25, "seven", None, [1]]
+    "weight", [-1.0, math.inf, -math.inf, math.nan, 2.0**25, 10**400, "seven", None, [1]]
 )
 def test_a_weight_that_is_none_is_rejected(weight):
     parts = federation()
@@ -359,16 +377,18 @@ def test_whatever_bytes_come_the_sum_is_finite_and_the_server_stands(uplink, dat
 @pytest.mark.parametrize(
     "report, admitted",
     [
-        ([4, 4, 4, 1, 1], True),
-        ([8, 8, 8, 0, 6], True),
+        ([4, 3, 3, 1, 1], True),
+        ([8, 8, 2, 0, 6], True),
         ([2, 2, 2, 0, 0], True),
+        ([4, 4, 4, 1, 0], False),  # More than it was given.
+        ([8, 8, 8, 0, 6], False),
         ([5, 4, 4, 0, 0], False),  # No budget of the federation's.
         ([4, 8, 8, 0, 0], False),  # Above its budget.
         ([4, 1, 4, 0, 0], False),
         ([8, 9, 8, 0, 0], False),
-        ([4, 4, 4, 7, 0], False),
-        ([4, 4, 4, 1], False),
-        ([4, 4, 4, 1, 1, 1], False),
+        ([4, 2, 4, 255, 0], False),
+        ([4, 4, 4, 0], False),
+        ([4, 4, 4, 0, 0, 0], False),
         ([], False),
     ],
 )
@@ -376,6 +396,18 @@ def test_fedmpqs_contract(report, admitted):
     parts = federation(policy=omc.Policy("INT8", fraction=1), widths=FedMPQ())
     got = parts.plan.widths.admits(parts.plan, tf.constant(report, tf.uint8))
     assert bool(got) == admitted
+
+
+def test_fedmpqs_contract_is_that_of_the_round():
+    parts = federation(policy=omc.Policy("INT8", fraction=1), widths=FedMPQ())
+    allocation = {**parts.plan.initial_allocation()}
+    allocation["widths"] = tf.constant([[2, 2], [6, 2], [6, 6], [8, 8]])
+    plan = parts.plan.allocated(allocation)
+    admitted = [
+        bool(plan.widths.admits(plan, tf.constant([4, *widths, 0, 0], tf.uint8)))
+        for widths in ((6, 2), (4, 4), (5, 2), (7, 2))
+    ]
+    assert admitted == [True, False, True, False]
 
 
 def run(build, rounds=3, share=0.0, **parts):
@@ -414,16 +446,69 @@ def test_rogues_are_found_alike_in_both_processes(parts):
         np.testing.assert_array_equal(value, want)
 
 
-def test_a_round_of_rogues_alone_leaves_the_weights():
+@pytest.mark.parametrize("build", [build_weighted_fed_avg, build_controlled_fed_avg])
+def test_a_round_of_rogues_alone_leaves_weights_and_momentum(build):
+    def process(share):
+        rogues = RogueClients(share, 1)
+        momentum = SGD(1.0, 0.9)
+        return build(model_fn, "INT8", SGD(0.1), momentum, uplink="update", client_work=rogues)
+
     with local_runtime():
-        weights, metrics = run(build_weighted_fed_avg, rounds=1, share=1.0, uplink="update")
-    assert sum(metrics[0]["aggregator"]["rejected"].values()) == len(DATA)
-    with tf.Graph().as_default():
-        initial = model_fn()
-    del initial
-    fresh = [v.numpy() for v in model_fn().trainable_variables]
-    for value, want in zip(weights, fresh):
-        np.testing.assert_array_equal(value, want)
+        state = process(0.0).next(process(0.0).initialize(), datasets()).state
+        output = process(1.0).next(state, datasets())
+    assert sum(map(int, output.metrics["aggregator"]["rejected"].values())) == len(DATA)
+    before, after = (
+        [*process(0.0).get_model_weights(s).trainable, *tf.nest.flatten(s.finalizer)]
+        for s in (state, output.state)
+    )
+    assert len(after) > len(output.metrics["aggregator"]["rejected"])
+    for old, new in zip(before, after):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("build", [build_weighted_fed_avg, build_controlled_fed_avg])
+def test_metrics_that_are_no_numbers_do_not_spoil_those_of_others(build):
+    def work(*arguments):
+        result, metrics, counts = RogueClients(0.0)(*arguments)
+        loss, weight = metrics["loss"]
+        odd = tf.equal(arguments[-1] % 2, 0)
+        metrics["loss"] = [tf.where(odd, math.nan, loss), weight]
+        return result, metrics, counts
+
+    with local_runtime():
+        process = build(model_fn, "INT8", SGD(0.1), uplink="update", client_work=work)
+        metrics = process.next(process.initialize(), datasets()).metrics
+    assert 0.0 < float(metrics["client_work"]["train"]["loss"]) < 10.0
+
+
+def test_uniform_clients_weigh_the_same_whatever_they_say():
+    parts = federation()
+    uniform = tff.learning.ClientWeighting.UNIFORM
+    parts = Federation.of(
+        model_fn,
+        parts.plan.policy,
+        None,
+        None,
+        "update",
+        None,
+        None,
+        "codes",
+        "mean",
+        None,
+        uniform,
+    )
+    answers, read = cohort(parts, 3)
+    mean, total, *_ = aggregate(parts, answers, [1.0, 2.0**24, 3.0])
+    assert total == 3.0
+    np.testing.assert_allclose(mean[0], np.mean([r[0] for r in read], axis=0), rtol=1e-4, atol=1e-7)
+
+
+def test_codes_beyond_the_grid_are_rejected():
+    parts = federation(Grid(bound=0.1, bits=8))
+    answers, _ = cohort(parts, 3)
+    answers[2][0][2] = 12_000_000
+    _, total, _, measured = aggregate(parts, answers, [1.0] * 3)
+    assert total == 2.0 and measured["rejected"]["size"] == 1
 
 
 def test_noise_is_on_the_sum_and_the_sum_is_of_clipped_changes():
@@ -447,6 +532,23 @@ def test_noise_is_on_the_sum_and_the_sum_is_of_clipped_changes():
     assert p > 1e-3
     between = np.corrcoef(draws)  # Rounds, and weights, are independent.
     assert np.abs(between[~np.eye(40, dtype=bool)]).max() < 0.25
+
+
+def test_every_bit_of_the_seed_is_in_the_noise_and_none_is_the_default():
+    parts = federation(aggregator=PrivateMean(1.0, 1.0, 1))
+    noises = []
+    for seed in (0, 1, 2**31, 2**32, 2**62, None, None):
+        private = PrivateMean(1.0, 1.0, 1, seed=seed)
+        parts = dataclasses.replace(parts, aggregator=private)
+        mean, *_ = aggregate(parts, [], [])
+        again, *_ = aggregate(dataclasses.replace(parts), [], [])
+        np.testing.assert_array_equal(mean[0], again[0])
+        noises.append(mean[0])
+        other, *_ = aggregate(parts, [], [], round_number=4)
+        noises.append(other[0])
+    for a, b in itertools.combinations(noises, 2):
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.2
+    assert str(private.seed) not in repr(private)
 
 
 def test_one_more_client_moves_the_noiseless_sum_by_the_clip_at_most():
@@ -514,6 +616,16 @@ def test_the_secure_mean_is_the_clients_mean_to_within_half_a_step():
     assert abs(errors.mean()) < grid.step / 20
 
 
+def test_more_clients_than_the_secure_sum_has_room_for_move_nothing():
+    parts = federation(Grid(), SecureMean(clients=2))
+    totals = [tf.fill(t.shape, 100) for t in parts.aggregator.zero(parts)[:-1]]
+    for heard, overflowed in ((2, False), (3, True)):
+        found = parts.aggregator.finish(parts, [*totals, tf.constant(heard)], (), tf.constant(0))
+        assert bool(found.measurements["overflowed"]) == overflowed
+        assert float(found.total_weight) == (0.0 if overflowed else 2.0)
+        assert np.any(found.mean[0]) != overflowed
+
+
 def test_clients_without_data_do_not_enter_the_secure_sum():
     parts = federation(Grid(), SecureMean(clients=8))
     answer, _ = honest(parts, np.random.default_rng(1))
@@ -572,6 +684,9 @@ def test_refused_by_name(case):
         (lambda: PrivateMean(1, -1, 1), "noise_multiplier"),
         (lambda: PrivateMean(1, 1, 0), "clients"),
         (lambda: PrivateMean(1, 1, 1, seed=1.5), "seed"),
+        (lambda: PrivateMean(1, 1, 1, seed=-1), "seed"),
+        (lambda: PrivateMean(1, 1, 1, seed=2**63), "seed"),
+        (lambda: PrivateMean(1, False, 1), "noise_multiplier"),
         (lambda: PrivateMean(1, 1, 5).epsilon(0, 10, 1e-5), "rounds"),
         (lambda: PrivateMean(1, 1, 5).epsilon(1.5, 10, 1e-5), "rounds"),
         (lambda: PrivateMean(1, 1, 5).epsilon(1, 4, 1e-5), "population"),

@@ -51,6 +51,13 @@ def test_flags_make_the_aggregator(flags, wanted):
         ({"rogues": 1.0}, "rogues"),
         ({"rogues": 0.1, "method": "fp32"}, "rogues"),
         ({"aggregator": "median", "method": "fp32"}, "aggregator"),
+        ({"noise_multiplier": 1.0, "method": "fp32"}, "noise_multiplier"),
+        ({"trimmed_share": 0.1, "method": "fp32"}, "trimmed_share"),
+        ({**PRIVATE, "uplink": "update", "clients": 1, "clients_per_round": 1}, "clients"),
+        (
+            {"aggregator": "secure", "uplink": "grid", "grid_bits": 24, "clients_per_round": 60},
+            "clients_per_round",
+        ),
         ({"uplink": "grid", "grid_bits": 1}, "grid_bits"),
         ({"uplink": "grid", "grid_bound": 0.0}, "grid_bound"),
         ({"aggregator": "secure", "uplink": "update"}, "uplink"),
@@ -90,6 +97,9 @@ def test_privacy_is_that_of_the_aggregator():
     want = PrivateMean(0.5, 0.8, 20).epsilon(30, 400, 400**-1.1)
     assert found["epsilon"] == want > 0
     assert privacy(Settings(), 30, 400) is None
+    for noise in (0.0, 1e-30, 0.049):
+        almost = dataclasses.replace(settings, noise_multiplier=noise)
+        assert privacy(almost, 30, 400)["epsilon"] is None
 
 
 SMALL = Settings(

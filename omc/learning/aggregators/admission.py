@@ -5,7 +5,7 @@ What a client sends is never trusted. It is rejected whole where
     size        a tensor is not as long as its variable's, or its coded stream is damaged
     round       it was made for another round
     weight      it says that it has no finite number of examples, or more than are allowed
-    widths      it says widths that it may not have
+    widths      under FedMPQ: it says widths that the server did not give to its budget
     non_finite  it reads as NaN or infinity
     magnitude   it reads as a value larger than is allowed: a scale of 1e30, say
 
@@ -40,7 +40,7 @@ class Admitted:
     tensors: list
 
 
-def admit(federation, answer, weight, round_number):
+def admit(federation, answer, weight, round_number, allocation=()):
     """Reads one client's answer and checks it: `Admitted`.
 
     A client whose weight is 0 has no part in the sum and no fault: it had no data, or found itself
@@ -51,8 +51,9 @@ def admit(federation, answer, weight, round_number):
         answer: List of tensors, as of `Federation.answer_specs`.
         weight: float32 scalar, examples.
         round_number: int32 scalar, the server's.
+        allocation: What the server knows of the clients' widths in this round; () for nothing.
     """
-    plan, aggregator = federation.plan, federation.aggregator
+    plan, aggregator = federation.plan.allocated(allocation), federation.aggregator
     *tensors, stamp = answer
     report = tensors.pop() if plan.allocates else None
     sound, values = federation.uplink.read(plan.trainable, tensors)

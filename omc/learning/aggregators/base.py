@@ -4,6 +4,7 @@ import abc
 import collections
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 import tensorflow as tf
@@ -48,6 +49,9 @@ class Aggregator(abc.ABC):
 
     largest: float = 1e4
     most_examples: float = 2.0**24
+
+    always_steps = False
+    """Whether the server steps where nobody was heard; else weights and optimizer stay."""
 
     def __post_init__(self):
         check_number("largest", self.largest)
@@ -117,7 +121,7 @@ def named_counts(counts):
 
 def check_number(argument, value, expected="a number above 0"):
     """Raises a typed error unless a value is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InputTypeError(argument, expected, value)
     if not 0 < value < math.inf:
         raise InputError(argument, expected, value)

@@ -20,9 +20,9 @@ def build_aggregation(federation, answer_type):
 
     Returns:
         (TFF computation of the aggregator's initial state; federated function from (state, round
-        number, answers, weights) to a SERVER-placed structure with mean, measurements, state and
-        total_weight, as of `Aggregated`.) The measurements hold the total weight, and the clients
-        rejected by their fault.
+        number, allocation, answers, weights) to a SERVER-placed structure with mean, measurements,
+        state and total_weight, as of `Aggregated`.) The measurements hold the total weight, and the
+        clients rejected by their fault.
     """
     aggregator = federation.aggregator
 
@@ -36,9 +36,15 @@ def build_aggregation(federation, answer_type):
     def bounds(state):
         return aggregator.bounds(state)
 
+    @tff.tensorflow.computation
+    def allocation():
+        return federation.plan.initial_allocation()
+
+    allocation_type = allocation.type_signature.result
+    context_type = tff.to_type((np.int32, bounds.type_signature.result, allocation_type))
     secure = isinstance(aggregator, SecureMean)
     total = _summed if secure else _folded
-    sums = total(federation, answer_type, bounds.type_signature.result)
+    sums = total(federation, answer_type, context_type)
     totals_type = sums.type_signature.result.member
 
     @tff.tensorflow.computation(totals_type, state_type, np.int32)
@@ -59,18 +65,20 @@ def build_aggregation(federation, answer_type):
     @tff.federated_computation(
         tff.FederatedType(state_type, tff.SERVER),
         tff.FederatedType(np.int32, tff.SERVER),
+        tff.FederatedType(allocation_type, tff.SERVER),
         tff.FederatedType(answer_type, tff.CLIENTS),
         tff.FederatedType(np.float32, tff.CLIENTS),
     )
-    def next_fn(state, round_number, answers, weights):
-        context = tff.federated_zip((round_number, tff.federated_map(bounds, state)))
+    def next_fn(state, round_number, allocation, answers, weights):
+        known = round_number, tff.federated_map(bounds, state), allocation
+        context = tff.federated_zip(known)
         totals = sums(answers, weights, tff.federated_broadcast(context))
         return tff.federated_map(finish, (totals, state, round_number))
 
     return initial, next_fn
 
 
-def _folded(federation, answer_type, bounds_type):
+def _folded(federation, answer_type, context_type):
     """Federated function from (answers, weights, what the server knows) to an aggregator's totals.
 
     What the server knows stands beside each answer, for that is all that TFF lets a sum see.
@@ -84,12 +92,11 @@ def _folded(federation, answer_type, bounds_type):
         )
 
     totals_type = zero.type_signature.result
-    context_type = tff.to_type((np.int32, bounds_type))
 
     @tff.tensorflow.computation(totals_type, (answer_type, np.float32, context_type))
     def add(totals, value):
-        answer, weight, (round_number, bounds) = value
-        admitted = admit(federation, list(answer.values()), weight, round_number)
+        answer, weight, (round_number, bounds, allocation) = value
+        admitted = admit(federation, list(answer.values()), weight, round_number, allocation)
         return collections.OrderedDict(
             rejected=totals["rejected"] + admitted.fault,
             totals=list(aggregator.add(federation, list(totals["totals"]), admitted, bounds)),
@@ -118,7 +125,7 @@ def _folded(federation, answer_type, bounds_type):
     return sums
 
 
-def _summed(federation, answer_type, bounds_type):
+def _summed(federation, answer_type, context_type):
     """As `_folded`, by TFF's secure sum of the clients' codes."""
     aggregator = federation.aggregator
 
@@ -137,7 +144,7 @@ def _summed(federation, answer_type, bounds_type):
     @tff.federated_computation(
         tff.FederatedType(answer_type, tff.CLIENTS),
         tff.FederatedType(np.float32, tff.CLIENTS),
-        tff.FederatedType((np.int32, bounds_type), tff.CLIENTS, all_equal=True),
+        tff.FederatedType(context_type, tff.CLIENTS, all_equal=True),
     )
     def sums(answers, weights, context):
         value = tff.federated_map(codes, (answers, weights))

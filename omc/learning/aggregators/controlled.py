@@ -30,11 +30,15 @@ class Aggregation:
         answers = [tf.TensorSpec([None] * spec.shape.rank, spec.dtype) for spec in self._specs]
         scalar = tf.TensorSpec([], tf.float32)
         bounds = tf.nest.map_structure(lambda _: scalar, aggregator.bounds(aggregator.initial()))
-        signature = [answers, scalar, tf.TensorSpec([], tf.int32), bounds]
+        allocation = tf.nest.map_structure(
+            lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype),
+            federation.plan.initial_allocation(),
+        )
+        signature = [answers, scalar, tf.TensorSpec([], tf.int32), bounds, allocation]
 
         @tf.function(input_signature=signature, autograph=False)
-        def add(answer, weight, round_number, bounds):
-            admitted = admit(federation, answer, weight, round_number)
+        def add(answer, weight, round_number, bounds, allocation):
+            admitted = admit(federation, answer, weight, round_number, allocation)
             totals = [total.read_value() for total in self._totals]
             added = aggregator.add(federation, totals, admitted, bounds)
             for total, value in zip(self._totals, added):
@@ -49,15 +53,18 @@ class Aggregation:
             autograph=False,
         )
 
-    def begin(self, state, round_number):
+    def begin(self, state, round_number, allocation=()):
         """Starts a round, whatever became of the one before.
 
         Args:
             state: The aggregator's, a structure of arrays.
             round_number: int.
+            allocation: What the server knows of the clients' widths, arrays; () for nothing.
         """
         self._state = tf.nest.map_structure(tf.convert_to_tensor, state)
-        self._context = tf.constant(round_number, tf.int32), self._aggregator.bounds(self._state)
+        allocation = tf.nest.map_structure(tf.convert_to_tensor, allocation)
+        bounds = self._aggregator.bounds(self._state)
+        self._context = tf.constant(round_number, tf.int32), bounds, allocation
         self._rejected = np.zeros(len(KINDS), np.int32)
         for total, zero in zip(self._totals, self._zero):
             total.assign(zero)
@@ -69,7 +76,7 @@ class Aggregation:
                 _checked(value, spec) for value, spec in zip(answer, self._specs, strict=True)
             ]
             weight = _checked(np.asarray(weight, np.float32), tf.TensorSpec([], tf.float32))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             self._rejected += unread().numpy()
             return
         self._rejected += self._add(tensors, weight, *self._context).numpy()

@@ -47,9 +47,9 @@ class Mean(Aggregator):
         sum_k p_k c_k read(v_k) / sum_k p_k,      c_k = min(1, clipping / ||read(v_k)||)
 
     ||.|| is the Euclidean norm over all trainable variables together. What exceeds `zeroing` in any
-    one weight does not count at all, with p_k = 0. Adaptive bounds follow a quantile of the norms
-    from round to round, with the settings of TFF's factories: clipping at the 0.8 quantile, from
-    1; zeroing at twice the 0.98 quantile plus 1, from 21.
+    one weight does not count at all, with p_k = 0 (in TFF it counts as 0, at its weight). Adaptive
+    bounds follow a quantile of the norms from round to round, with the settings of TFF's factories:
+    clipping at the 0.8 quantile, from 1; zeroing at twice the 0.98 quantile plus 1, from 21.
 
     Attributes:
         weighting: "examples", or "uniform": every client counts once.
@@ -130,8 +130,8 @@ class Mean(Aggregator):
         factor = weight
         if "clipping" in bounds:
             norm = tf.linalg.global_norm(values)
-            low = heard & (norm <= bounds["clipping"])
-            clipped = heard & ~zeroed & ~low
+            low = heard & (zeroed | (norm <= bounds["clipping"]))  # As 0, which it counts as.
+            clipped = heard & ~low
             factor = weight * tf.where(
                 clipped, tf.math.divide_no_nan(bounds["clipping"], norm), 1.0
             )

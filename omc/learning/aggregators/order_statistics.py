@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+import numbers
 
 import tensorflow as tf
 
@@ -18,7 +19,8 @@ class TrimmedMean(Aggregator):
         sort v_1 <= ... <= v_n,   mean(v_(b+1), ..., v_(n-b)),   b = floor(share n)
 
     Every client counts once, whatever its examples: what it says of these is its own word. It
-    holds against fewer than `share` of the clients, also where nothing they send breaks a contract.
+    holds against fewer than `share` of the clients, also where nothing they send breaks a contract;
+    but what FedMPQ's clients report of their widths, within its contract, enters as a mean.
     The server keeps a round's answers as they were sent, packed, and decodes one variable of all of
     them at a time.
 
@@ -33,7 +35,7 @@ class TrimmedMean(Aggregator):
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.share, bool) or not isinstance(self.share, (int, float)):
+        if isinstance(self.share, bool) or not isinstance(self.share, numbers.Real):
             raise InputTypeError("share", "a number", self.share)
         if not 0 <= self.share < 0.5:
             tip = "as many are left out at either end; Median() keeps the middle alone."
@@ -43,7 +45,8 @@ class TrimmedMean(Aggregator):
         """How many values are left out at either end of `count` (int32 scalars)."""
         # In float64, so that 0.1 of 10 clients are one.
         exact = tf.cast(count, tf.float64) * self.share
-        return tf.cast(tf.floor(exact + 1e-9), tf.int32)
+        cut = tf.cast(tf.floor(exact + 1e-9), tf.int32)
+        return tf.minimum(cut, tf.maximum(count - 1, 0) // 2)
 
     def zero(self, federation):
         """As `Aggregator.zero`: the answers, serialized, and the sum of clients' widths."""

@@ -2,14 +2,16 @@
 
 import collections
 import dataclasses
+import secrets
+from typing import Optional
 
 import tensorflow as tf
 
 from omc.errors import InputError, InputTypeError
 from omc.learning.aggregators.base import Aggregated, Aggregator, check_number
-from omc.learning.uplinks.base import fold_in
 
-_NOISE = 3  # The stream of the noise: 1 is training's, 2 that of widths.
+_LEAST_NOISE = 0.05  # In clips; the accountant's grids grow with the inverse of its square.
+_VARIABLES = 2**24  # More than there are: each round and variable has a stream of its own.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +23,17 @@ class PrivateMean(Aggregator):
 
     The server clips what it *reads*, so the sensitivity holds whatever an uplink's rounding adds,
     and whatever a client sends. Every client counts once, over a number of clients that is fixed,
-    so that how many answered does not show. It trusts the server, which sees each answer; metrics
-    of training and traffic get no noise, and are not to be published.
+    so that the model does not show how many answered. It trusts the server, which sees each answer.
+    The model alone is private: metrics get no noise, and are not to be published.
 
     Attributes:
         clip: Largest norm of a client's change over all variables, a number above 0.
         noise_multiplier: Standard deviation of the sum's noise, in clips, a number from 0 (0: none,
             and no privacy).
         clients: Clients that a round expects, a number above 0.
-        seed: Of the noise, an int. A seed that is known reveals what the noise hides: for a release
-            draw it from `secrets` and forget it.
+        seed: Of the noise, an int from 0 to 2^63 - 1. Whoever knows it can take the noise away
+            again: None draws one from `secrets`; give one for an experiment to be repeated, and for
+            nothing else.
 
     Raises:
         InputTypeError, InputError: Other settings.
@@ -39,16 +42,22 @@ class PrivateMean(Aggregator):
     clip: float
     noise_multiplier: float
     clients: float
-    seed: int = 0
+    seed: Optional[int] = dataclasses.field(default=None, repr=False)
+
+    always_steps = True  # Rounds that nobody answered have noise, too.
 
     def __post_init__(self):
         super().__post_init__()
         check_number("clip", self.clip)
-        if self.noise_multiplier != 0:
+        if isinstance(self.noise_multiplier, bool) or self.noise_multiplier != 0:
             check_number("noise_multiplier", self.noise_multiplier, "a number from 0")
         check_number("clients", self.clients)
+        if self.seed is None:
+            object.__setattr__(self, "seed", secrets.randbits(63))
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise InputTypeError("seed", "an integer", self.seed)
+        if not 0 <= self.seed < 2**63:
+            raise InputError("seed", "an integer from 0 to 2^63 - 1", self.seed)
 
     def epsilon(self, rounds, population, delta):
         """Epsilon after some rounds, by `dp_accounting`'s privacy loss distributions.
@@ -62,7 +71,8 @@ class PrivateMean(Aggregator):
             delta: Between 0 and 1, below 1 / population for it to mean anything.
 
         Returns:
-            Float; infinity without noise.
+            Float; infinity without noise, and with noise of less than a 20th of the clip, which is
+            as good as none.
 
         Raises:
             InputError, InputTypeError: An argument outside of that.
@@ -79,7 +89,7 @@ class PrivateMean(Aggregator):
         check_number("delta", delta, "a number between 0 and 1")
         if delta >= 1:
             raise InputError("delta", "a number between 0 and 1", delta)
-        if not self.noise_multiplier:
+        if self.noise_multiplier < _LEAST_NOISE:
             return float("inf")
         event = dp_accounting.GaussianDpEvent(self.noise_multiplier)
         event = dp_accounting.PoissonSampledDpEvent(self.clients / population, event)
@@ -117,10 +127,11 @@ class PrivateMean(Aggregator):
         """As `Aggregator.finish`."""
         *sums, counts = totals
         deviation = self.noise_multiplier * self.clip
-        words = fold_in(tf.constant([self.seed % 2**31, _NOISE], tf.int32), round_number)
+        secret, number = tf.constant(self.seed, tf.int64), tf.cast(round_number, tf.int64)
         mean = []
         for index, total in enumerate(sums):
-            stream = fold_in(words, index)
+            # All bits of the seed: `fold_in` would leave 32 of them, which can be tried out.
+            stream = tf.stack([secret, number * _VARIABLES + index])
             noise = tf.random.stateless_normal(total.shape, stream, stddev=deviation, alg="philox")
             mean.append((total + noise) / self.clients)
         measurements = collections.OrderedDict(

@@ -1,4 +1,4 @@
-"""Aggregator for secure summation: the server sees the sum of the clients' codes, and no more."""
+"""Aggregator for secure summation: of the clients' codes the server sees the sum, and no more."""
 
 import collections
 import dataclasses
@@ -23,7 +23,8 @@ class SecureMean(Aggregator):
     deployment's runtime has the protocol.
 
     Attributes:
-        clients: Most clients of a round, an int from 1; of more the sum would wrap around.
+        clients: Most clients of a round, an int from 1. Of more the sum could wrap around: such a
+            round moves nothing, and its metrics say "overflowed".
         secure: False sums the same residues in the open, for comparison: the same bits come out.
 
     Raises:
@@ -93,12 +94,15 @@ class SecureMean(Aggregator):
         """As `Aggregator.finish`."""
         grid, plan = federation.uplink, federation.plan
         *sums, heard = totals
-        clients, words = tf.cast(heard, tf.float32), federation.common_seed(round_number)
+        fits = heard <= self.clients  # Else the sums may have wrapped around.
+        clients = tf.where(fits, tf.cast(heard, tf.float32), 0.0)
+        words = federation.common_seed(round_number)
         mean = []
         for variable, codes in zip(plan.trainable, sums):
             seed = fold_in(words, variable.index)
             mean.append(grid.mean_of(variable, codes, clients, seed))
-        return Aggregated(mean, clients, state, collections.OrderedDict())
+        measurements = collections.OrderedDict(overflowed=~fits)
+        return Aggregated(mean, clients, state, measurements)
 
 
 def _specs(federation):

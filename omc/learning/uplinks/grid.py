@@ -1,6 +1,7 @@
 """Uplink "grid": integer codes on a grid and under a dither that all clients have in common."""
 
 import dataclasses
+import numbers
 
 import numpy as np
 import tensorflow as tf
@@ -34,7 +35,7 @@ class Grid(VariableUplink):
     common_seed = True
 
     def __post_init__(self):
-        if isinstance(self.bound, bool) or not isinstance(self.bound, (int, float)):
+        if isinstance(self.bound, bool) or not isinstance(self.bound, numbers.Real):
             raise InputTypeError("bound", "a number", self.bound)
         if not 0 < self.bound < np.inf:
             raise InputError("bound", "a number above 0", self.bound)
@@ -68,6 +69,12 @@ class Grid(VariableUplink):
     def decode_variable(self, variable, tensor):
         """As `VariableUplink.decode_variable`."""
         return self.mean_of(variable, tensor[2:], tf.constant(1.0), tensor[:2])
+
+    def try_decode(self, variables, tensors):
+        """As `Uplink.try_decode`: codes beyond the grid are none."""
+        codes = tf.concat([tensor[2:] for tensor in tensors], axis=0)
+        within = tf.reduce_all((codes >= -self.most) & (codes <= self.most))
+        return within, self.decode(variables, tensors)
 
     def mean_of(self, variable, codes, clients, seed):
         """Mean over clients of what they sent, out of the sum of their codes.
