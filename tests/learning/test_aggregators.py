@@ -113,7 +113,8 @@ def aggregate(parts, answers, weights, state=None, round_number=3):
     if id(parts) not in AGGREGATIONS:  # Traced once; with `parts`, so that no other has its id.
         AGGREGATIONS[id(parts)] = parts, Aggregation(parts)
     _, aggregation = AGGREGATIONS[id(parts)]
-    aggregation.begin(parts.aggregator.initial() if state is None else state, round_number)
+    state = parts.aggregator.initial() if state is None else state
+    aggregation.begin(state, round_number, parts.plan.initial_allocation())
     for answer, weight in zip(answers, weights):
         aggregation.add(answer, weight)
     mean, total, state, measurements = aggregation.finish()
@@ -365,7 +366,7 @@ def test_whatever_bytes_come_the_sum_is_finite_and_the_server_stands(uplink, dat
         else:
             raw = raw[: answer[place].nbytes].ljust(answer[place].nbytes)
             answer[place] = np.frombuffer(raw, answer[place].dtype).reshape(answer[place].shape)
-    aggregation.begin(parts.aggregator.initial(), 3)
+    aggregation.begin(parts.aggregator.initial(), 3, ())
     aggregation.add(answers[1], 1.0)
     aggregation.add(answer, 1.0)
     mean, total, _, measured = aggregation.finish()

@@ -53,7 +53,7 @@ class Aggregation:
             autograph=False,
         )
 
-    def begin(self, state, round_number, allocation=()):
+    def begin(self, state, round_number, allocation):
         """Starts a round, whatever became of the one before.
 
         Args:
