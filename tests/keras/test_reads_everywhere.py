@@ -160,6 +160,7 @@ MODULES = {
     "tf.experimental.numpy": tf.experimental.numpy,
 }
 _UNSAFE = (
+    "enable",  # Of numpy's behaviour, for the rest of the process.
     "init",
     "scope",
     "control_dep",
