@@ -9,7 +9,7 @@ import dataclasses
 
 from tff_sims.tables import budgets
 from tff_sims.tables.budgets import BudgetSection
-from tff_sims.tables.plan import Claim, Reading, Row, Run, Table
+from tff_sims.tables.plan import Claim, Reading, Row, Run, Subject, Table
 
 NAME = "fedmpq"
 WITH_DOMAIN = ("pictures",)
@@ -56,18 +56,6 @@ class Scale:
     rounds: int
     seeds: tuple
     splits: tuple = tuple(_SPLITS)
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What a task offers to the table.
-
-    Attributes:
-        full, quick: `Scale`s.
-    """
-
-    full: Scale
-    quick: Scale
 
 
 TASKS = {

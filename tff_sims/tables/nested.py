@@ -16,6 +16,7 @@ from tff_sims.tables.plan import (
     Effect,
     Reading,
     Run,
+    Subject,
     Table,
     WidthRow,
     WidthSection,
@@ -68,18 +69,6 @@ class Scale:
     train_examples: Optional[int] = None
     learning_rate: float = 0.05
     distillation: float = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What a task offers to the table.
-
-    Attributes:
-        full, quick: `Scale`s.
-    """
-
-    full: Scale
-    quick: Scale
 
 
 TASKS = {

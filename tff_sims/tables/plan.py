@@ -244,6 +244,18 @@ class Curve:
 
 
 @dataclasses.dataclass(frozen=True)
+class Subject:
+    """What a task offers to a table.
+
+    Attributes:
+        full, quick: How much is run for the table and for its short form, of a class of its own.
+    """
+
+    full: object
+    quick: object
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """One paper's table.
 
