@@ -459,7 +459,8 @@ class AlternativeCodec:
 
         # A slice of all of it. From the length that a branch needs TensorFlow's optimizer concludes
         # that the tensor has it, and then folds the choice itself; it does not look through slices.
-        own = buffer[: tf.size(buffer)]
+        # And of no known length, which would contradict the other branches where it is traced.
+        own = tf.raw_ops.PlaceholderWithDefault(input=buffer[: tf.size(buffer)], shape=[None])
 
         def branch(codec):
             return lambda: function(codec, tf.ensure_shape(own, [codec.nbytes]))

@@ -145,8 +145,6 @@ def paired(codec, received):
         received: Buffer of the codec, or a float32 tensor.
     """
     if isinstance(codec, AlternativeCodec):
-        # Its length is known where TensorFlow is eager, and would contradict the other branches.
-        received = tf.raw_ops.PlaceholderWithDefault(input=received, shape=[None])
         return codec.switch(received, paired) if any(map(_lopsided, codec.codecs)) else received
     if codec is None or not _lopsided(codec):
         return received

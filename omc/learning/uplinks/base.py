@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from typing import Any, Optional
 
 import tensorflow as tf
@@ -29,6 +30,11 @@ class TrainableVariable:
     def shape(self):
         """Shape, a tuple of ints."""
         return tuple(self.spec.shape)
+
+    @property
+    def count(self):
+        """Number of weights."""
+        return math.prod(self.shape)
 
     @property
     def buffer_spec(self):

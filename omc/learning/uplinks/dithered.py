@@ -65,7 +65,7 @@ class Dithered(Uplink):
         variables = [result.described for result in results]
         energies = one_at_a_time(results, lambda result: squared(_finite(result.change())))
         energy = total(energies)
-        count = float(sum(_count(variable) for variable in variables))
+        count = float(sum(variable.count for variable in variables))
         step = tf.sqrt(12.0 * self.clients * self.target_error * energy / count)
         step = tf.where(tf.math.is_finite(step), step, 0.0)
 
@@ -100,7 +100,7 @@ class Dithered(Uplink):
         seed, step, *streams = tensors
         read = []
         for index, (places, stream) in enumerate(zip(_streams(variables), streams)):
-            sizes = [_count(variables[place]) for place in places]
+            sizes = [variables[place].count for place in places]
             words = fold_in(seed, index)
             symbols = decode(stream, (sum(sizes),), dither.contexts(words, sum(sizes)))
             flat = tf.split(dither.read(symbols, words, step), sizes)
@@ -112,16 +112,12 @@ def _streams(variables):
     """Positions of the variables that share each coded stream, a list of lists."""
     streams, room = [], 0
     for place, variable in enumerate(variables):
-        if _count(variable) > room:
+        if variable.count > room:
             streams.append([])
             room = STREAM_WEIGHTS
         streams[-1].append(place)
-        room -= _count(variable)
+        room -= variable.count
     return streams
-
-
-def _count(variable):
-    return int(np.prod(variable.shape, dtype=np.int64))
 
 
 def _finite(values):

@@ -56,7 +56,7 @@ class Grid(VariableUplink):
 
     def spec(self, variable):
         """As `VariableUplink.spec`: the seed's two words and the codes."""
-        return tf.TensorSpec([2 + _count(variable)], tf.int32)
+        return tf.TensorSpec([2 + variable.count], tf.int32)
 
     def encode_variable(self, result, change, seed):
         """As `VariableUplink.encode_variable`."""
@@ -91,7 +91,3 @@ class Grid(VariableUplink):
 
     def _dither(self, shape, seed):
         return tf.random.stateless_uniform(shape, seed, alg="philox") - 0.5
-
-
-def _count(variable):
-    return int(np.prod(variable.shape, dtype=np.int64))

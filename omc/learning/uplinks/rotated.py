@@ -82,8 +82,7 @@ class Rotated(VariableUplink):
         indices = tf.reshape(packing.unpack(planes, columns, self.bits), [blocks, size])
         centroids = tf.gather(self._levels(), indices) * scales[:, tf.newaxis]
         flat = _hadamard(centroids) / np.float32(np.sqrt(size)) * _signs(seed, blocks, size)
-        count = int(np.prod(variable.shape, dtype=np.int64))
-        return tf.reshape(tf.reshape(flat, [-1])[:count], variable.shape)
+        return tf.reshape(tf.reshape(flat, [-1])[: variable.count], variable.shape)
 
     def _levels(self):
         half = np.array(_CENTROIDS[self.bits], np.float32)
@@ -92,7 +91,7 @@ class Rotated(VariableUplink):
 
 def _blocks(variable):
     """(number of blocks, weights of each) of a variable; a small one is one block."""
-    count = int(np.prod(variable.shape, dtype=np.int64))
+    count = variable.count
     if count >= BLOCK:
         return -(-count // BLOCK), BLOCK
     return 1, max(8, 1 << max(count - 1, 0).bit_length())
