@@ -1,7 +1,6 @@
 """Which aggregator a simulation's flags ask for, and what privacy it gives."""
 
 import math
-import types
 
 from omc.errors import InputError, InputTypeError
 from omc.learning import aggregators
@@ -66,11 +65,9 @@ def check(settings):
         if population < 2:
             raise InputError("clients", "at least 2 with --aggregator=private", population)
         privacy(settings, settings.rounds, population)
-    widths = settings.client_widths
-    plan = types.SimpleNamespace(allocates=widths is not None and widths.allocates)
-    parts = types.SimpleNamespace(uplink=settings.make_uplink(), plan=plan)
+    aggregator = make_aggregator(settings, settings.seed)
     try:
-        make_aggregator(settings, settings.seed).check(parts)
+        aggregator.check(settings.make_uplink(), settings.client_widths)
     except InputError as error:
         if error.argument != "clients":
             raise

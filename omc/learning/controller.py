@@ -135,7 +135,7 @@ class ControlledFedAvg:
         self._federation = federation
         self._forms = Forms(lambda: _build_work(federation))
         self._forms.current()  # So that mistakes show at once.
-        self._optimizer = federation.server_optimizer
+        self._step = federation.step
         self._sum = Aggregation(federation)
         self._offer = tf.function(
             lambda *values: downlink.offer(plan, values, ())[0], autograph=False
@@ -152,7 +152,6 @@ class ControlledFedAvg:
         """The state before the first round."""
         model = self._federation.plan.model_fn()
         weights = tff.learning.models.ModelWeights.from_model(model)
-        specs = [tf.TensorSpec(w.shape, w.dtype) for w in weights.trainable]
         return State(
             tff.learning.models.ModelWeights(
                 [w.numpy() for w in weights.trainable], [w.numpy() for w in weights.non_trainable]
@@ -160,7 +159,7 @@ class ControlledFedAvg:
             _round(0),
             _to_numpy(self._federation.plan.initial_allocation()),
             _to_numpy(self._federation.aggregator.initial()),
-            _to_numpy(self._optimizer.initialize(specs)),
+            _to_numpy(self._federation.initial_optimizer_state()),
         )
 
     def next(self, state, client_data):
@@ -191,10 +190,15 @@ class ControlledFedAvg:
         for result, client_metrics, client_counts in runtime.map(work, arguments):
             update, weight = result
             self._sum.add(list(update), weight)
-            metrics.append(_finite_or_zero(tff.structure.to_odict_or_tuple(client_metrics)))
+            client_metrics = _to_tensors(tff.structure.to_odict_or_tuple(client_metrics))
+            metrics.append(_to_numpy(self._federation.sound_metrics(client_metrics)))
             counts.update(dict(zip(names, client_counts)))
         mean, total_weight, sum_state, measurements = self._sum.finish()
-        new_weights, new_optimizer, rejected = self._step(state, mean, total_weight)
+        *stepped, non_finite = self._step(
+            _to_tensors(list(weights.trainable)), _to_tensors(state.finalizer), mean, total_weight
+        )
+        trainable, optimizer_state = _to_numpy(stepped)
+        new_weights = tff.learning.models.ModelWeights(trainable, weights.non_trainable)
         allocation = _to_numpy(self._reallocate(_to_tensors(state.client_work), mean))
         client_work = collections.OrderedDict()
         if metrics:
@@ -202,12 +206,14 @@ class ControlledFedAvg:
             client_work["train"] = runtime.call(finalize_metrics, metrics)
         link = {key: count - before[key] for key, count in _crossed(runtime).items()}
         return tff.learning.templates.LearningProcessOutput(
-            State(new_weights, _round(number + 1), allocation, _to_numpy(sum_state), new_optimizer),
+            State(
+                new_weights, _round(number + 1), allocation, _to_numpy(sum_state), optimizer_state
+            ),
             collections.OrderedDict(
                 distributor=collections.OrderedDict(distortion=offer.distortion, round=number),
                 client_work=client_work,
                 aggregator=_to_numpy(measurements),
-                finalizer=collections.OrderedDict(update_non_finite=np.int32(rejected)),
+                finalizer=collections.OrderedDict(update_non_finite=non_finite.numpy()),
                 link=collections.OrderedDict(sorted(link.items())),
             ),
         )
@@ -233,26 +239,6 @@ class ControlledFedAvg:
             choices = self._choices(allocation, *words).numpy()
             chosen = [tensors[choice] for tensors, choice in zip(sent, choices)]
             yield models.payload(chosen), dataset, client, round_number, choices
-
-    def _step(self, state, mean, total_weight):
-        """Next weights and optimizer state; both as they were without a finite mean."""
-        weights = state.global_model_weights
-        if not self._federation.steps(total_weight):
-            return weights, state.finalizer, False
-        trainable = [tf.convert_to_tensor(value) for value in weights.trainable]
-        gradient = self._federation.pseudo_gradient(trainable, mean, total_weight)
-        if not all(bool(tf.reduce_all(tf.math.is_finite(value))) for value in gradient):
-            return weights, state.finalizer, True
-        optimizer, moved = self._optimizer.next(_to_tensors(state.finalizer), trainable, gradient)
-        moved = tff.learning.models.ModelWeights(_to_numpy(moved), weights.non_trainable)
-        return moved, _to_numpy(optimizer), False
-
-
-def _finite_or_zero(metrics):
-    """A client's metrics, or zeros where one of them is NaN or infinite."""
-    if all(np.all(np.isfinite(value)) for value in tf.nest.flatten(metrics)):
-        return metrics
-    return tf.nest.map_structure(np.zeros_like, metrics)
 
 
 def _round(number):

@@ -1,6 +1,7 @@
 """What a federation consists of: the parts that the composed and the controlled process share."""
 
 import dataclasses
+import functools
 from typing import Any, Callable
 
 import tensorflow as tf
@@ -78,7 +79,8 @@ class Federation:
             aggregate = metrics_aggregator or tff.learning.metrics.sum_then_finalize
             metrics_aggregation = aggregate(model.metric_finalizers())
             data_type = tff.SequenceType(tff.types.tensorflow_to_type(model.input_spec))
-        federation = cls(
+        aggregator.check(uplink, plan.widths)
+        return cls(
             plan,
             downlink,
             uplink,
@@ -89,8 +91,17 @@ class Federation:
             metrics_aggregation,
             data_type,
         )
-        aggregator.check(federation)
-        return federation
+
+    def sound_metrics(self, metrics):
+        """A client's metrics, or zeros where one of them is NaN or infinite.
+
+        Args:
+            metrics: Structure of tensors.
+        """
+        floats = [value for value in tf.nest.flatten(metrics) if value.dtype.is_floating]
+        finite = [tf.reduce_all(tf.math.is_finite(value)) for value in floats]
+        sound = tf.reduce_all(tf.stack([tf.constant(True), *finite]))
+        return tf.nest.map_structure(lambda v: tf.where(sound, v, tf.zeros_like(v)), metrics)
 
     def check_workers(self):
         """Refuses coded links where the workers of the current runtime cannot code.
@@ -108,6 +119,11 @@ class Federation:
     def payload_type(self):
         """TFF type of what a client gets."""
         return tff.types.tensorflow_to_type(models.payload(self.downlink.specs(self.plan)))
+
+    @functools.cached_property
+    def allocation_type(self):
+        """TFF type of what the server knows of the clients' widths."""
+        return tff.tensorflow.computation(self.plan.initial_allocation).type_signature.result
 
     @property
     def answer_specs(self):
@@ -133,28 +149,46 @@ class Federation:
 
         Args:
             allocation: The same from before, as of `ModelPlan.initial_allocation`.
-            mean: As in `pseudo_gradient`.
+            mean: As in `step`.
         """
         if not self.plan.allocates:
             return ()
         return self.plan.widths.next(self.plan, allocation, list(mean)[-1])
 
-    def steps(self, total_weight):
-        """Whether the server steps after a round, a bool scalar: not where nobody was heard.
+    def initial_optimizer_state(self):
+        """State of the server's optimizer before the first round."""
+        return self.server_optimizer.initialize(
+            [tf.TensorSpec(v.shape, v.spec.dtype) for v in self.plan.trainable]
+        )
+
+    def step(self, weights, optimizer_state, mean, total_weight):
+        """The server's step, which nothing comes of where the mean is not finite.
+
+        Nor where nobody was heard, unless the aggregator always steps.
 
         Args:
-            total_weight: float32 scalar, of those who were.
-        """
-        return tf.constant(self.aggregator.always_steps) | (total_weight > 0.0)
-
-    def pseudo_gradient(self, weights, mean, total_weight):
-        """What the server's optimizer is given for a gradient, a list of float32 tensors.
-
-        Args:
-            weights: The server's trainable weights.
+            weights: The server's trainable weights, a list.
+            optimizer_state: As of `initial_optimizer_state`.
             mean: The mean of what was read of the clients, one tensor a weight, and maybe more.
-            total_weight: float32 scalar; where it is 0 nothing shall move.
+            total_weight: float32 scalar, of those who were heard.
+
+        Returns:
+            (weights, optimizer state, int32 scalar: 1 where the mean was not finite).
         """
+        gradient = self._pseudo_gradient(weights, mean, total_weight)
+        finite = tf.reduce_all(tf.stack([tf.reduce_all(tf.math.is_finite(g)) for g in gradient]))
+        heard = tf.constant(self.aggregator.always_steps) | (total_weight > 0.0)
+        before = tf.nest.map_structure(tf.convert_to_tensor, (list(weights), optimizer_state))
+
+        def move():
+            state, moved = self.server_optimizer.next(before[1], before[0], gradient)
+            return tf.nest.flatten((list(moved), state))
+
+        after = tf.cond(finite & heard, move, lambda: tf.nest.flatten(before))
+        return *tf.nest.pack_sequence_as(before, after), tf.cast(~finite, tf.int32)
+
+    def _pseudo_gradient(self, weights, mean, total_weight):
+        """What the server's optimizer is given for a gradient, a list of float32 tensors."""
         if self.uplink.averages == "changes":
             return list(mean)[: len(weights)]
         return [tf.where(total_weight > 0.0, w - m, 0.0) for w, m in zip(weights, mean)]

@@ -121,9 +121,6 @@ def _compose(federation):
     remember = _build_memory(federation, memory_type)
     answer_type = clients.type_signature.result[0].member.update
     initial_sum, aggregate = build_aggregation(federation, answer_type)
-    finalizer = tff.learning.templates.build_apply_optimizer_finalizer(
-        federation.server_optimizer, weights_type
-    )
 
     @tff.tensorflow.computation
     def initial_weights():
@@ -135,29 +132,25 @@ def _compose(federation):
 
     mean_type = aggregate.type_signature.result.member["mean"]
 
-    @tff.tensorflow.computation(weights_type, mean_type, np.float32)
-    def gradient_of(weights, mean, total_weight):
-        return federation.pseudo_gradient(list(weights.trainable), mean, total_weight)
-
-    optimizer_type = finalizer.initialize.type_signature.result.member
+    @tff.tensorflow.computation
+    def initial_optimizer_state():
+        return federation.initial_optimizer_state()
 
     @tff.tensorflow.computation(
-        np.float32, weights_type, weights_type, optimizer_type, optimizer_type
+        weights_type, initial_optimizer_state.type_signature.result, mean_type, np.float32
     )
-    def settle(total_weight, weights, moved, before, after):
-        """The next weights and optimizer state; what they were where the server does not step."""
-        steps = federation.steps(total_weight)
-
-        def chosen(new, old):
-            return tf.nest.map_structure(lambda n, o: tf.where(steps, n, o), new, old)
-
-        return chosen(moved, weights), chosen(after, before)
+    def step(weights, optimizer_state, mean, total_weight):
+        moved, optimizer_state, non_finite = federation.step(
+            list(weights.trainable), optimizer_state, mean, total_weight
+        )
+        moved = tff.learning.models.ModelWeights(moved, weights.non_trainable)
+        return moved, optimizer_state, collections.OrderedDict(update_non_finite=non_finite)
 
     @tff.tensorflow.computation
     def initial_allocation():
         return federation.plan.initial_allocation()
 
-    @tff.tensorflow.computation(initial_allocation.type_signature.result, mean_type)
+    @tff.tensorflow.computation(federation.allocation_type, mean_type)
     def reallocate(allocation, mean):
         return federation.reallocate(allocation, mean)
 
@@ -175,7 +168,7 @@ def _compose(federation):
                 tff.federated_eval(initial_round, tff.SERVER),
                 tff.federated_eval(initial_allocation, tff.SERVER),
                 tff.federated_eval(initial_sum, tff.SERVER),
-                finalizer.initialize(),
+                tff.federated_eval(initial_optimizer_state, tff.SERVER),
             )
         )
 
@@ -190,18 +183,16 @@ def _compose(federation):
         result, work_measurements, ids = clients(tff.federated_broadcast(offer), client_data)
         sent = result.update, result.update_weight
         up = aggregate(state.aggregator, round_number, state.client_work, *sent)
-        gradient = tff.federated_map(gradient_of, (weights, up["mean"], up["total_weight"]))
-        final = finalizer.next(state.finalizer, weights, gradient)
-        stepped = tff.federated_map(
-            settle, (up["total_weight"], weights, final.result, state.finalizer, final.state)
+        moved, optimizer_state, step_measurements = tff.federated_map(
+            step, (weights, state.finalizer, up["mean"], up["total_weight"])
         )
         new_state = tff.federated_zip(
             State(
-                stepped[0],
+                moved,
                 remember(memory, round_number, ids),
                 tff.federated_map(reallocate, (state.client_work, up["mean"])),
                 up["state"],
-                stepped[1],
+                optimizer_state,
             )
         )
         metrics = tff.federated_zip(
@@ -211,7 +202,7 @@ def _compose(federation):
                 ),
                 client_work=work_measurements,
                 aggregator=up["measurements"],
-                finalizer=final.measurements,
+                finalizer=step_measurements,
             )
         )
         return tff.learning.templates.LearningProcessOutput(new_state, metrics)
@@ -243,15 +234,11 @@ def _build_pack(federation):
     def memory():
         return downlink.memory(plan)
 
-    @tff.tensorflow.computation
-    def allocation():
-        return plan.initial_allocation()
-
     @tff.tensorflow.computation(
         models.weights_type(plan),
         memory.type_signature.result,
         np.int32,
-        allocation.type_signature.result,
+        federation.allocation_type,
     )
     def pack(weights, memory, round_number, allocation):
         values = [*weights.trainable, *weights.non_trainable]
@@ -290,15 +277,9 @@ def _build_client_work(federation, offer_type):
         )
         return *answer, client
 
-    metrics_type = work.type_signature.result[1]
-
-    @tff.tensorflow.computation(metrics_type)
-    def finite_or_zero(metrics):
-        """A client's metrics, or zeros where one of them is NaN or infinite."""
-        floats = [value for value in tf.nest.flatten(metrics) if value.dtype.is_floating]
-        finite = [tf.reduce_all(tf.math.is_finite(value)) for value in floats]
-        sound = tf.reduce_all(tf.stack([tf.constant(True), *finite]))
-        return tf.nest.map_structure(lambda v: tf.where(sound, v, tf.zeros_like(v)), metrics)
+    @tff.tensorflow.computation(work.type_signature.result[1])
+    def sound(metrics):
+        return federation.sound_metrics(metrics)
 
     @tff.tensorflow.computation(work.type_signature.result[2])
     def summary(counts):
@@ -313,7 +294,7 @@ def _build_client_work(federation, offer_type):
         measurements = tff.federated_zip(
             collections.OrderedDict(
                 traffic=tff.federated_map(summary, tff.federated_sum(counts)),
-                train=federation.metrics_aggregation(tff.federated_map(finite_or_zero, metrics)),
+                train=federation.metrics_aggregation(tff.federated_map(sound, metrics)),
             )
         )
         return result, measurements, ids

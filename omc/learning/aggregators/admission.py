@@ -40,7 +40,7 @@ class Admitted:
     tensors: list
 
 
-def admit(federation, answer, weight, round_number, allocation=()):
+def admit(federation, answer, weight, round_number, allocation):
     """Reads one client's answer and checks it: `Admitted`.
 
     A client whose weight is 0 has no part in the sum and no fault: it had no data, or found itself

@@ -30,6 +30,16 @@ class Aggregated:
     state: Any
     measurements: collections.OrderedDict
 
+    def reported(self, rejected):
+        """What a round's metrics say of it, an OrderedDict.
+
+        Args:
+            rejected: int32 [len(KINDS)], clients by the fault for which they were rejected.
+        """
+        faults = collections.OrderedDict(zip(KINDS, tf.unstack(rejected, len(KINDS))))
+        found = {**self.measurements, "rejected": faults, "total_weight": self.total_weight}
+        return collections.OrderedDict(sorted(found.items()))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Aggregator(abc.ABC):
@@ -57,11 +67,12 @@ class Aggregator(abc.ABC):
         check_number("largest", self.largest)
         check_number("most_examples", self.most_examples)
 
-    def check(self, federation):  # noqa: B027 - Most refuse nothing.
-        """Refuses a federation that this aggregator cannot serve; by default none.
+    def check(self, uplink, widths):  # noqa: B027 - Most refuse nothing.
+        """Refuses what this aggregator cannot serve; by default nothing.
 
         Args:
-            federation: `Federation`.
+            uplink: `omc.learning.uplinks.Uplink`.
+            widths: `omc.learning.widths.ClientWidths`, or None.
 
         Raises:
             InputError: With the argument and the way out.
@@ -112,11 +123,6 @@ class Aggregator(abc.ABC):
             state: As of `initial`.
             round_number: int32 scalar.
         """
-
-
-def named_counts(counts):
-    """OrderedDict of int32 scalars, one a fault, of a vector of counts as of `Admitted.fault`."""
-    return collections.OrderedDict(zip(KINDS, tf.unstack(counts, len(KINDS))))
 
 
 def check_number(argument, value, expected="a number above 0"):

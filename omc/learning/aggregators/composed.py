@@ -7,7 +7,6 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from omc.learning.aggregators.admission import KINDS, admit
-from omc.learning.aggregators.base import named_counts
 from omc.learning.aggregators.secure_mean import SecureMean
 
 
@@ -36,12 +35,7 @@ def build_aggregation(federation, answer_type):
     def bounds(state):
         return aggregator.bounds(state)
 
-    @tff.tensorflow.computation
-    def allocation():
-        return federation.plan.initial_allocation()
-
-    allocation_type = allocation.type_signature.result
-    context_type = tff.to_type((np.int32, bounds.type_signature.result, allocation_type))
+    context_type = tff.to_type((np.int32, bounds.type_signature.result, federation.allocation_type))
     secure = isinstance(aggregator, SecureMean)
     total = _summed if secure else _folded
     sums = total(federation, answer_type, context_type)
@@ -50,14 +44,9 @@ def build_aggregation(federation, answer_type):
     @tff.tensorflow.computation(totals_type, state_type, np.int32)
     def finish(totals, state, round_number):
         found = aggregator.finish(federation, list(totals["totals"]), state, round_number)
-        measurements = collections.OrderedDict(
-            found.measurements,
-            rejected=named_counts(totals["rejected"]),
-            total_weight=found.total_weight,
-        )
         return collections.OrderedDict(
             mean=list(found.mean),
-            measurements=collections.OrderedDict(sorted(measurements.items())),
+            measurements=found.reported(totals["rejected"]),
             state=found.state,
             total_weight=found.total_weight,
         )
@@ -65,7 +54,7 @@ def build_aggregation(federation, answer_type):
     @tff.federated_computation(
         tff.FederatedType(state_type, tff.SERVER),
         tff.FederatedType(np.int32, tff.SERVER),
-        tff.FederatedType(allocation_type, tff.SERVER),
+        tff.FederatedType(federation.allocation_type, tff.SERVER),
         tff.FederatedType(answer_type, tff.CLIENTS),
         tff.FederatedType(np.float32, tff.CLIENTS),
     )

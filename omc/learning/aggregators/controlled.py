@@ -1,12 +1,9 @@
 """An aggregator outside of TFF computations: packed answers in, one client after the other."""
 
-import collections
-
 import numpy as np
 import tensorflow as tf
 
 from omc.learning.aggregators.admission import KINDS, admit, unread
-from omc.learning.aggregators.base import named_counts
 
 
 class Aggregation:
@@ -46,12 +43,13 @@ class Aggregation:
             return admitted.fault
 
         self._add = add
-        self._finish = tf.function(
-            lambda totals, state, number: _as_dict(
-                aggregator.finish(federation, totals, state, number)
-            ),
-            autograph=False,
-        )
+
+        @tf.function(autograph=False)
+        def finish(totals, rejected, state, round_number):
+            found = aggregator.finish(federation, totals, state, round_number)
+            return found.mean, found.total_weight, found.state, found.reported(rejected)
+
+        self._finish = finish
 
     def begin(self, state, round_number, allocation):
         """Starts a round, whatever became of the one before.
@@ -84,18 +82,7 @@ class Aggregation:
     def finish(self):
         """(mean, total weight, state, measurements) of the round, as in a composed process."""
         totals = [total.read_value() for total in self._totals]
-        found = self._finish(totals, self._state, self._context[0])
-        measurements = collections.OrderedDict(
-            found["measurements"],
-            rejected=named_counts(tf.constant(self._rejected)),
-            total_weight=found["total_weight"],
-        )
-        measurements = collections.OrderedDict(sorted(measurements.items()))
-        return found["mean"], found["total_weight"], found["state"], measurements
-
-
-def _as_dict(found):
-    return dict(vars(found))
+        return self._finish(totals, self._rejected, self._state, self._context[0])
 
 
 def _checked(value, spec):

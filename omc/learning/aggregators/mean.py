@@ -74,13 +74,13 @@ class Mean(Aggregator):
             if bound is not None and bound != ADAPTIVE:
                 check_number(argument, bound, "a number above 0, 'adaptive' or None")
 
-    def check(self, federation):
+    def check(self, uplink, widths):
         """As `Aggregator.check`.
 
         Raises:
             InputError: Clipping or zeroing, which are of changes, with uplink "weights".
         """
-        if federation.uplink.averages == "weights":
+        if uplink.averages == "weights":
             for argument in ("clipping", "zeroing"):
                 if getattr(self, argument) is not None:
                     expected = "None with an uplink of whole weights"

@@ -97,16 +97,16 @@ class PrivateMean(Aggregator):
         accountant.compose(event, rounds)
         return float(accountant.get_epsilon(delta))
 
-    def check(self, federation):
+    def check(self, uplink, widths):
         """As `Aggregator.check`.
 
         Raises:
             InputError: An uplink of whole weights, or allocated widths, which clients report.
         """
-        if federation.uplink.averages == "weights":
+        if uplink.averages == "weights":
             tip = "its clip bounds changes: choose an uplink of these, such as 'update'."
             raise InputError("aggregator", "another one for whole weights", self, tip)
-        if federation.plan.allocates:
+        if widths is not None and widths.allocates:
             tip = "what clients report of their widths would get no noise; fixed `widths` do."
             raise InputError("aggregator", "another one where widths are allocated", self, tip)
 

@@ -50,23 +50,22 @@ class SecureMean(Aggregator):
     def _largest(self, grid):
         return grid.most * self.clients
 
-    def check(self, federation):
+    def check(self, uplink, widths):
         """As `Aggregator.check`.
 
         Raises:
             InputError: Another uplink than the grid, allocated widths, which clients report, or
                 sums beyond int32.
         """
-        grid = federation.uplink
-        if not isinstance(grid, Grid):
+        if not isinstance(uplink, Grid):
             tip = "omc.learning.uplinks.Grid(bound=0.1): only codes of one grid can be summed."
-            raise InputError("uplink", "a Grid with SecureMean", grid, tip)
-        if federation.plan.allocates:
+            raise InputError("uplink", "a Grid with SecureMean", uplink, tip)
+        if widths is not None and widths.allocates:
             tip = "the server would have to see each client's report of its widths."
             raise InputError("aggregator", "another one where widths are allocated", self, tip)
         # TFF's stand-in adds residues of 2 largest + 1 in int32 before it reduces them.
-        if self.clients * (2 * self._largest(grid) + 1) >= 2**31:
-            expected = f"clients^2 2^bits within int32, with {grid.bits} bits"
+        if self.clients * (2 * self._largest(uplink) + 1) >= 2**31:
+            expected = f"clients^2 2^bits within int32, with {uplink.bits} bits"
             raise InputError("clients", expected, self.clients, "fewer bits of the grid make room.")
 
     def zero(self, federation):
