@@ -15,8 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from omc import kernels, packing, transforms
-from omc.errors import InputError
-from omc.formats import FP32, Format
+from omc.formats import Format
 
 _TRAILER_BYTES = 8  # scale and offset
 _CHUNK = 1 << 19  # Weights that are encoded at a time: what that takes is ten times their size.
@@ -96,7 +95,7 @@ class Codec:
         """Dense float32 tensor of `shape`: scale * u' + offset for every code."""
         if not self.format.is_fp32 and kernels.usable():
             return kernels.decode(buffer, self.format, self.shape, self.transform)
-        return _shared(self, "_pure_decode", buffer)
+        return shared(self, "_pure_decode", buffer)
 
     def add(self, buffer, delta, seed=None, sign=1.0):
         """Buffer after `values += sign * delta`, under the kept transform.
@@ -119,7 +118,7 @@ class Codec:
             return to_bytes(tf.where(tf.equal(delta, 0.0), values, values + delta))
         if self.natively_added and kernels.usable():
             return kernels.add(buffer, delta, sign, seed, self.format, self.saturates)
-        return _shared(self, "_pure_add", buffer, delta, sign, seed)
+        return shared(self, "_pure_add", buffer, delta, sign, seed)
 
     def _pure_add(self, buffer, delta, sign, seed):
         if self.format.bits >= 30 or not self.count:  # No room for a mark.
@@ -206,7 +205,7 @@ class Codec:
         """
         if kernels.usable():
             return kernels.scale_gradient(buffer, gradient, self.format)
-        return _shared(self, "_pure_scale_gradient", buffer, gradient)
+        return shared(self, "_pure_scale_gradient", buffer, gradient)
 
     def _pure_scale_gradient(self, buffer, gradient):
         codes, fmt = self._flat_codes(buffer), self.format
@@ -379,106 +378,6 @@ class Codec:
         return transforms.round_to_codes(units, self.format, noise, symmetric=self.transform)
 
 
-@dataclasses.dataclass(frozen=True)
-class AlternativeCodec:
-    """Codecs of one shape whose buffers differ in length: which one wrote a buffer, that tells.
-
-    So a variable may come at several widths, or, with `raw_codec`, be left in float32 (partial
-    quantization). It has the part of `Codec` that a variable needs, in graph code with buffers of
-    uint8 [None]; a length that is none of the codecs' raises TensorFlow's InvalidArgumentError.
-
-    Attributes:
-        codecs: Tuple of two `Codec`s or more.
-
-    Raises:
-        InputError: Fewer codecs, or other shapes; two codecs have buffers of equal length.
-    """
-
-    codecs: tuple
-
-    def __post_init__(self):
-        object.__setattr__(self, "codecs", tuple(self.codecs))
-        names = ", ".join(codec.format.name for codec in self.codecs)
-        if len(self.codecs) < 2 or len({codec.shape for codec in self.codecs}) > 1:
-            raise InputError("codecs", "two codecs or more, of one shape", names or "none")
-        lengths = [codec.nbytes for codec in self.codecs]
-        if len(set(lengths)) < len(lengths):
-            raise InputError(
-                "codecs",
-                "buffers of different lengths, which tell them apart",
-                f"{names}, of {', '.join(map(str, lengths))} bytes for {self.count} weights",
-                "keep so small a variable in one format, with an override.",
-            )
-
-    @property
-    def codec(self):
-        """The first of the codecs."""
-        return self.codecs[0]
-
-    @property
-    def shape(self):
-        """Shape of the dense tensor, a tuple."""
-        return self.codec.shape
-
-    @property
-    def count(self):
-        """Number of weights."""
-        return self.codec.count
-
-    def index(self, buffer):
-        """Position of the codec that wrote a buffer, int32 []; the last where none did."""
-        size, last = tf.size(buffer), len(self.codecs) - 1
-        found = tf.constant(last)
-        for index, codec in enumerate(self.codecs[:last]):
-            found = tf.where(tf.equal(size, codec.nbytes), index, found)
-        return found
-
-    def decode(self, buffer):
-        """As `Codec.decode`."""
-        return _shared(self, "_decode", buffer)
-
-    def add(self, buffer, delta, seed=None, sign=1.0):
-        """As `Codec.add`."""
-        return _shared(self, "_add", buffer, delta, tf.convert_to_tensor(sign, tf.float32), seed)
-
-    def assign(self, buffer, values, seed=None):
-        """As `Codec.assign`."""
-        return self.switch(buffer, lambda codec, own: codec.assign(own, values, seed))
-
-    def encode_as(self, buffer, values, seed=None):
-        """As `Codec.encode`, by the codec that wrote a buffer."""
-        return self.switch(buffer, lambda codec, _: codec.encode(values, seed))
-
-    def switch(self, buffer, function):
-        """What a function gives for the codec that wrote a buffer.
-
-        Args:
-            buffer: uint8 [None].
-            function: (codec, the buffer with its length known) -> tensor.
-        """
-
-        # A slice of all of it. From the length that a branch needs TensorFlow's optimizer concludes
-        # that the tensor has it, and then folds the choice itself; it does not look through slices.
-        # And of no known length, which would contradict the other branches where it is traced.
-        own = tf.raw_ops.PlaceholderWithDefault(input=buffer[: tf.size(buffer)], shape=[None])
-
-        def branch(codec):
-            return lambda: function(codec, tf.ensure_shape(own, [codec.nbytes]))
-
-        return tf.switch_case(self.index(buffer), [branch(codec) for codec in self.codecs])
-
-    def _decode(self, buffer):
-        return self.switch(buffer, lambda codec, own: codec.decode(own))
-
-    def _add(self, buffer, delta, sign, seed):
-        return self.switch(buffer, lambda codec, own: codec.add(own, delta, seed, sign))
-
-
-def raw_codec(shape):
-    """The codec of raw float32 buffers of a shape (tuple)."""
-    return Codec(FP32, shape, transform=False)
-
-
 @functools.lru_cache(maxsize=1024)
 def _compiled(codec, method):
     """The codec's method as it is, or as one XLA program where the variable is large.
@@ -491,11 +390,16 @@ def _compiled(codec, method):
     return tf.function(function, jit_compile=True, autograph=False)
 
 
-def _shared(codec, method, *arguments):
+def shared(codec, method, *arguments):
     """Calls a codec's method; in a graph as a function that equal codecs there have in common.
 
     Layers repeat, and each weight is decoded twice. A client's work on a Conformer of 40 kernels is
     built in 50 s this way, most of it TFF's, and in 68 s without; it runs no faster, nor slower.
+
+    Args:
+        codec: `Codec` or `AlternativeCodec`.
+        method: Name of the method.
+        *arguments: Its tensors.
     """
     if tf.executing_eagerly():
         return getattr(codec, method)(*arguments)

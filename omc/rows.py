@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from omc import packing, transforms
-from omc.codecs import AlternativeCodec, from_bytes
+from omc.alternative_codecs import AlternativeCodec
+from omc.codecs import from_bytes
 
 
 def decode_rows(codec, buffer, indices):

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from omc import codecs
-from omc.codecs import AlternativeCodec, Codec, raw_codec
+from omc.alternative_codecs import AlternativeCodec, raw_codec
+from omc.codecs import Codec
 from omc.compressed import CompressedTensor, compress, decompress
 from omc.errors import InputError
 from omc.formats import Format

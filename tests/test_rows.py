@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from omc.codecs import AlternativeCodec, Codec
+from omc.alternative_codecs import AlternativeCodec
+from omc.codecs import Codec
 from omc.formats import FP32, Format
 from omc.rows import decode_rows
 

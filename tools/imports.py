@@ -18,6 +18,7 @@ HOUSE = (
     "omc.transforms",
     "omc.kernels",
     "omc.codecs",
+    "omc.alternative_codecs",
     "omc.compressed",
     "omc.rows",
     "omc.nested",

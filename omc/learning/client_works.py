@@ -5,7 +5,7 @@ import collections
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.codecs import AlternativeCodec
+from omc.alternative_codecs import AlternativeCodec
 from omc.keras import CompressedVariable
 from omc.learning import byte_counts, models
 from omc.learning.bit_plane_work import EVERY, BitPlaneWork

@@ -9,7 +9,7 @@ from typing import Any, Optional
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.codecs import AlternativeCodec, raw_codec
+from omc.alternative_codecs import AlternativeCodec, raw_codec
 from omc.errors import InputError, InputTypeError, OmcError
 from omc.keras import CompressedVariable
 from omc.keras.originals import become

@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from omc import packing
-from omc.codecs import AlternativeCodec, Codec, in_chunks
+from omc.alternative_codecs import AlternativeCodec
+from omc.codecs import Codec, in_chunks
 from omc.formats import Format
 
 WIDEST = 8

@@ -4,7 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from omc import coding, nested
-from omc.codecs import AlternativeCodec, Codec
+from omc.alternative_codecs import AlternativeCodec
+from omc.codecs import Codec
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.formats import FP32, Format
 from omc.keras import nesting, saving, wrapping

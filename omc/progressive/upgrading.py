@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from omc.codecs import raw_codec
+from omc.alternative_codecs import raw_codec
 from omc.errors import ArtifactError
 from omc.keras import nesting, wrapping
 from omc.progressive import contents, streams

@@ -3,7 +3,8 @@
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc.codecs import AlternativeCodec, Codec
+from omc.alternative_codecs import AlternativeCodec
+from omc.codecs import Codec
 from omc.formats import Format
 from omc.learning import Widths, build_weighted_fed_avg
 from tests.error_cases.registry import case

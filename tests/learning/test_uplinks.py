@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from omc.codecs import AlternativeCodec, Codec, raw_codec
+from omc.alternative_codecs import AlternativeCodec, raw_codec
+from omc.codecs import Codec
 from omc.errors import InputError, InputTypeError
 from omc.formats import Format
 from omc.keras import CompressedVariable

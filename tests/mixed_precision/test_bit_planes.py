@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omc import kernels
-from omc.codecs import AlternativeCodec, Codec
+from omc.alternative_codecs import AlternativeCodec
+from omc.codecs import Codec
 from omc.formats import Format
 from omc.mixed_precision import PruningGrowing
 from omc.mixed_precision.bit_planes import (

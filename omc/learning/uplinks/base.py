@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import tensorflow as tf
 
-from omc.codecs import AlternativeCodec
+from omc.alternative_codecs import AlternativeCodec
 from omc.keras import CompressedVariable
 from omc.policies import VariableSpec
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from omc.codecs import AlternativeCodec
+from omc.alternative_codecs import AlternativeCodec
 from omc.learning.uplinks.base import VariableUplink, fit_buffers
 
 

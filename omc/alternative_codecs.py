@@ -1,0 +1,109 @@
+"""Codecs of several formats for one variable: the length of a buffer tells which one wrote it."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from omc.codecs import Codec, shared
+from omc.errors import InputError
+from omc.formats import FP32
+
+
+@dataclasses.dataclass(frozen=True)
+class AlternativeCodec:
+    """Codecs of one shape whose buffers differ in length: which one wrote a buffer, that tells.
+
+    So a variable may come at several widths, or, with `raw_codec`, be left in float32 (partial
+    quantization). It has the part of `Codec` that a variable needs, in graph code with buffers of
+    uint8 [None]; a length that is none of the codecs' raises TensorFlow's InvalidArgumentError.
+
+    Attributes:
+        codecs: Tuple of two `Codec`s or more.
+
+    Raises:
+        InputError: Fewer codecs, or other shapes; two codecs have buffers of equal length.
+    """
+
+    codecs: tuple
+
+    def __post_init__(self):
+        object.__setattr__(self, "codecs", tuple(self.codecs))
+        names = ", ".join(codec.format.name for codec in self.codecs)
+        if len(self.codecs) < 2 or len({codec.shape for codec in self.codecs}) > 1:
+            raise InputError("codecs", "two codecs or more, of one shape", names or "none")
+        lengths = [codec.nbytes for codec in self.codecs]
+        if len(set(lengths)) < len(lengths):
+            raise InputError(
+                "codecs",
+                "buffers of different lengths, which tell them apart",
+                f"{names}, of {', '.join(map(str, lengths))} bytes for {self.count} weights",
+                "keep so small a variable in one format, with an override.",
+            )
+
+    @property
+    def codec(self):
+        """The first of the codecs."""
+        return self.codecs[0]
+
+    @property
+    def shape(self):
+        """Shape of the dense tensor, a tuple."""
+        return self.codec.shape
+
+    @property
+    def count(self):
+        """Number of weights."""
+        return self.codec.count
+
+    def index(self, buffer):
+        """Position of the codec that wrote a buffer, int32 []; the last where none did."""
+        size, last = tf.size(buffer), len(self.codecs) - 1
+        found = tf.constant(last)
+        for index, codec in enumerate(self.codecs[:last]):
+            found = tf.where(tf.equal(size, codec.nbytes), index, found)
+        return found
+
+    def decode(self, buffer):
+        """As `Codec.decode`."""
+        return shared(self, "_decode", buffer)
+
+    def add(self, buffer, delta, seed=None, sign=1.0):
+        """As `Codec.add`."""
+        return shared(self, "_add", buffer, delta, tf.convert_to_tensor(sign, tf.float32), seed)
+
+    def assign(self, buffer, values, seed=None):
+        """As `Codec.assign`."""
+        return self.switch(buffer, lambda codec, own: codec.assign(own, values, seed))
+
+    def encode_as(self, buffer, values, seed=None):
+        """As `Codec.encode`, by the codec that wrote a buffer."""
+        return self.switch(buffer, lambda codec, _: codec.encode(values, seed))
+
+    def switch(self, buffer, function):
+        """What a function gives for the codec that wrote a buffer.
+
+        Args:
+            buffer: uint8 [None].
+            function: (codec, the buffer with its length known) -> tensor.
+        """
+
+        # A slice of all of it. From the length that a branch needs TensorFlow's optimizer concludes
+        # that the tensor has it, and then folds the choice itself; it does not look through slices.
+        # And of no known length, which would contradict the other branches where it is traced.
+        own = tf.raw_ops.PlaceholderWithDefault(input=buffer[: tf.size(buffer)], shape=[None])
+
+        def branch(codec):
+            return lambda: function(codec, tf.ensure_shape(own, [codec.nbytes]))
+
+        return tf.switch_case(self.index(buffer), [branch(codec) for codec in self.codecs])
+
+    def _decode(self, buffer):
+        return self.switch(buffer, lambda codec, own: codec.decode(own))
+
+    def _add(self, buffer, delta, sign, seed):
+        return self.switch(buffer, lambda codec, own: codec.add(own, delta, seed, sign))
+
+
+def raw_codec(shape):
+    """The codec of raw float32 buffers of a shape (tuple)."""
+    return Codec(FP32, shape, transform=False)
