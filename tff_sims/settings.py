@@ -11,6 +11,7 @@ import omc
 from omc.errors import InputError, OmcError
 from omc.formats import Format
 from omc.learning import FedMPQ, client_id, downlinks, uplinks
+from omc.learning.fedmpq import SCALES, STRATEGIES, WEIGHTINGS
 from omc.learning.widths import Widths, checked_policy
 from tff_sims import aggregation
 from tff_sims.results import weights_file
@@ -19,13 +20,13 @@ from tff_sims.tasks import TASKS
 METHODS = ("fp32", "omc")
 ROUNDINGS = ("nearest", "stochastic")
 TRANSFORMS = ("pvt", "none")
-ALLOCATIONS = {"fedmpq": "pruning_growing", "fixed": "fixed"}
 MOST = 2**31 - 1
 """Largest seed or count of a flag: what TensorFlow's int32 holds."""
 _LINKS = (
     "uplink", "downlink", "aggregator", "clipping", "zeroing", "trimmed_share", "noise_multiplier",
     "rogues",
 )  # fmt: skip
+_OF_BUDGETS = ("allocation", "lasso", "reduction_threshold", "scales", "budget_weighting")
 _FLAGS = ("out", "workers")  # Those that are no settings.
 
 
@@ -52,10 +53,12 @@ class Settings:
         budgets: Average bits a weight that clients afford with method omc, such as "2,4,6,8", for
             `omc.learning.FedMPQ`; None without it. As many as there are clients are theirs in
             order; else each client draws one, of shares as they are repeated.
-        allocation: Of budgets: "fedmpq" (None) or "fixed", every layer at the budget in all rounds.
+        allocation: Of budgets: `strategy` of `omc.learning.FedMPQ`; None for the default.
         lasso: Of budgets: factor of the bit-level group lasso; None for the default.
         reduction_threshold: Of budgets: density of bits below which clients drop a plane; 0 for no
             precision reduction, None for the default.
+        scales: Of budgets: as of `omc.learning.FedMPQ`; None for the default.
+        budget_weighting: Of budgets: `weighting` of `omc.learning.FedMPQ`; None for the default.
         grid_bound: Of uplink "grid": largest change of a weight; None for the default.
         grid_bits: Of uplink "grid": bits of a code; None for the default.
         aggregator: One of `tff_sims.aggregation.NAMES`.
@@ -103,6 +106,8 @@ class Settings:
     allocation: Optional[str] = None
     lasso: Optional[float] = None
     reduction_threshold: Optional[float] = None
+    scales: Optional[str] = None
+    budget_weighting: Optional[str] = None
     grid_bound: Optional[float] = None
     grid_bits: Optional[int] = None
     aggregator: str = "mean"
@@ -181,7 +186,9 @@ class Settings:
             assigned=assigned,
             lasso=FedMPQ.lasso if self.lasso is None else self.lasso,
             threshold=FedMPQ.threshold if threshold is None else threshold or None,
-            strategy=ALLOCATIONS[self.allocation or "fedmpq"],
+            strategy=self.allocation or FedMPQ.strategy,
+            scales=self.scales or FedMPQ.scales,
+            weighting=self.budget_weighting or FedMPQ.weighting,
         )
 
     @property
@@ -296,7 +303,9 @@ def _wrong_name(settings):
         "downlink": tuple(downlinks.NAMED),
         "aggregator": aggregation.NAMES,
         "transform": TRANSFORMS,
-        "allocation": (None, *ALLOCATIONS),
+        "allocation": (None, *STRATEGIES),
+        "scales": (None, *SCALES),
+        "budget_weighting": (None, *WEIGHTINGS),
     }
     for flag, values in allowed.items():
         if getattr(settings, flag) not in values:
@@ -396,7 +405,7 @@ def _wrong_links(settings):
                 return refusal(flag, "none with method fp32", getattr(settings, flag))
     except OmcError as error:
         return as_line(error)
-    for flag in ("allocation", "lasso", "reduction_threshold"):
+    for flag in _OF_BUDGETS:
         if settings.budgets is None and getattr(settings, flag) is not None:
             return refusal(flag, "none without --budgets", getattr(settings, flag))
     if settings.downlink_bits is not None and settings.downlink == "codes":

@@ -117,7 +117,17 @@ def _define_flags():
     )
     string(
         "allocation",
-        "With --budgets: fedmpq (pruning-growing) or fixed (every layer at its client's budget).",
+        "With --budgets: least_error (each layer's widths by what they cost in squared error), "
+        "pruning_growing (the paper's) or fixed (every layer at its client's budget).",
+    )
+    string(
+        "scales",
+        "With --budgets: fitted (narrow codes at the scale of least error) or largest (that of the "
+        "largest weight).",
+    )
+    string(
+        "budget_weighting",
+        "With --budgets: a client's weight in the mean: budget (examples x budget) or examples.",
     )
     number("grid_bound", "With --uplink=grid: largest change of a weight that is sent.")
     integer("grid_bits", "With --uplink=grid: bits of a code, 2 to 24.")

@@ -11,9 +11,12 @@ import tensorflow as tf
 from omc.errors import InputError, InputTypeError
 from omc.learning.widths import ClientWidths, Widths
 from omc.mixed_precision.bit_planes import NARROWEST, integer_codec
-from omc.mixed_precision.graph import prune_and_grow
+from omc.mixed_precision.fitted_scales import fitted_buffer, relative_errors
+from omc.mixed_precision.graph import least_error, prune_and_grow
 
-STRATEGIES = ("pruning_growing", "fixed")
+STRATEGIES = ("least_error", "pruning_growing", "fixed")
+SCALES = ("fitted", "largest")
+WEIGHTINGS = ("budget", "examples")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +29,7 @@ class FedMPQ(ClientWidths):
 
     over the variables that the policy quantizes by its own format (not by an override). A round:
 
-    - a client downloads the server's codes at its widths, by the second rounding (`omc.nested`);
+    - a client downloads the server's codes at its widths, narrower ones at fitted scales;
     - it trains with the bit-level group lasso (`omc.mixed_precision.bit_planes.lasso_gradient`),
       whose steps the client's optimizer takes in one, after all of its training and after every
       32 steps of it (ours: that costs a client neither memory nor much time);
@@ -51,21 +54,27 @@ class FedMPQ(ClientWidths):
         threshold: Density of bits below which a plane goes, from 0 (only what is empty) to below 1;
             None for no precision reduction.
         strategy: "pruning_growing", or "fixed" for every layer at the budget in all rounds; that
-            with `lasso=0, threshold=None` is AQFL, and the same as `Widths(budgets)`.
+            with `lasso=0, threshold=None, scales="largest"` is AQFL, and the same as
+            `Widths(budgets)`.
+        scales: "fitted": narrow codes have the scale of least squared error, which lets the largest
+            weights saturate (`omc.mixed_precision.fitted_scales`; ours); "largest": that of the
+            largest weight.
 
     Raises:
         InputTypeError: No sequence of integers, no numbers, no dict.
         InputError: As `Widths`, with `budgets` for its `widths`; a budget below 2 bits; `lasso`,
-            `threshold` or `strategy` out of what is allowed.
+            `threshold`, `strategy` or `scales` out of what is allowed.
     """
 
     budgets: tuple = (2, 4, 6, 8)
     shares: Optional[tuple] = None
     assigned: collections.abc.Mapping = dataclasses.field(default_factory=dict)
     seed: int = 0
-    lasso: float = 0.005
+    lasso: float = 0.0
     threshold: Optional[float] = 0.03
     strategy: str = STRATEGIES[0]
+    scales: str = SCALES[0]
+    weighting: str = WEIGHTINGS[0]
 
     allocates = True
 
@@ -88,8 +97,10 @@ class FedMPQ(ClientWidths):
         if self.threshold is not None:
             expected = "a density from 0 to below 1, or None"
             _check_number("threshold", self.threshold, lambda v: 0 <= v < 1, expected)
-        if self.strategy not in STRATEGIES:
-            raise InputError("strategy", f"one of {STRATEGIES}", self.strategy)
+        choices = (("strategy", STRATEGIES), ("scales", SCALES), ("weighting", WEIGHTINGS))
+        for argument, known in choices:
+            if getattr(self, argument) not in known:
+                raise InputError(argument, f"one of {known}", getattr(self, argument))
 
     @property
     def bits(self):
@@ -123,6 +134,12 @@ class FedMPQ(ClientWidths):
         if self.lasso and policy.rounding != "stochastic":
             tip = "nearest rounding loses pulls of less than half a step; or lasso=0."
             raise InputError("rounding", "'stochastic' with a lasso", policy.rounding, tip)
+
+    def narrowed(self, buffer, codec, own):
+        """As `ClientWidths.narrowed`, at scales as `scales` says."""
+        if self.scales == "fitted":
+            return fitted_buffer(buffer, codec, own)
+        return super().narrowed(buffer, codec, own)
 
     def codecs(self, codec):
         """What a variable may be stored in: the policy's format first, INT2 last."""
@@ -187,6 +204,19 @@ class FedMPQ(ClientWidths):
             & tf.reduce_all((widths >= NARROWEST) & (widths + dropped <= given))
         )
 
+    def influence(self, plan, report, weight):
+        """A client's weight in the mean of changes, float32 []: p_k, or its examples.
+
+        Args:
+            plan: `ModelPlan`.
+            report: As of `report`, admitted where the weight is not 0.
+            weight: Examples, a float32 scalar.
+        """
+        if self.weighting == "examples":
+            return weight
+        budget, _, _ = self._parts_of(plan, report, tf.float32)
+        return weight * budget[0]
+
     def terms(self, plan, report, weight):
         """A client's terms of the sums p, p * widths and p * dropped; float32 [1 + 2 variables].
 
@@ -198,20 +228,23 @@ class FedMPQ(ClientWidths):
         budget, widths, dropped = self._parts_of(plan, report, tf.float32)
         return weight * budget * tf.concat([[1.0], widths, dropped], axis=0)
 
-    def next(self, plan, allocation, terms):
+    def next(self, plan, allocation, terms, weights):
         """What the server knows after a round; as it was where nobody answered.
 
         Args:
             plan: `ModelPlan`.
             allocation: As of `initial`.
             terms: float32, the sum (or any multiple) of the clients' `terms`.
+            weights: The server's weights after the round, one float32 tensor a variable.
         """
         total, widths, dropped = tf.split(terms, [1, *self._halves(plan)])
         bits = tf.cast(tf.round(tf.math.divide_no_nan(widths, total)), tf.int32)
         lost = tf.cast(tf.round(tf.math.divide_no_nan(dropped, total)), tf.int32)
         new = collections.OrderedDict(dropped=lost, mean_bits=bits, widths=allocation["widths"])
-        if self.strategy != "fixed":
+        if self.strategy == "pruning_growing":
             new["widths"] = self._pruned_and_grown(plan, bits, 1 + lost)
+        elif self.strategy == "least_error":
+            new["widths"] = self._of_least_error(plan, weights)
         answered = total[0] > 0.0
         return collections.OrderedDict(
             (name, tf.where(answered, value, allocation[name])) for name, value in new.items()
@@ -223,6 +256,14 @@ class FedMPQ(ClientWidths):
         return tf.stack(
             [prune_and_grow(bits, delta, sizes, limit, NARROWEST, widest) for limit in limits]
         )
+
+    def _of_least_error(self, plan, weights):
+        sizes, widest = _sizes(plan), plan.policy.format.bits
+        values = [weights[i] for i, planned in enumerate(plan.planned) if planned.partial]
+        widths = range(NARROWEST, widest + 1)
+        errors = tf.stack([relative_errors(value, widths) for value in values])
+        limits = [budget * self.weights(plan) for budget in self.budgets]
+        return tf.stack([least_error(errors, sizes, limit, NARROWEST) for limit in limits])
 
     def _parts_of(self, plan, report, dtype):
         """(budget [1], widths, dropped) of a report, filled up or cut to its length."""

@@ -150,9 +150,9 @@ def _compose(federation):
     def initial_allocation():
         return federation.plan.initial_allocation()
 
-    @tff.tensorflow.computation(federation.allocation_type, mean_type)
-    def reallocate(allocation, mean):
-        return federation.reallocate(allocation, mean)
+    @tff.tensorflow.computation(federation.allocation_type, mean_type, weights_type)
+    def reallocate(allocation, mean, weights):
+        return federation.reallocate(allocation, mean, [*weights.trainable, *weights.non_trainable])
 
     @tff.tensorflow.computation
     def initial_round():
@@ -190,7 +190,7 @@ def _compose(federation):
             State(
                 moved,
                 remember(memory, round_number, ids),
-                tff.federated_map(reallocate, (state.client_work, up["mean"])),
+                tff.federated_map(reallocate, (state.client_work, up["mean"], moved)),
                 up["state"],
                 optimizer_state,
             )

@@ -58,6 +58,19 @@ class ClientWidths(abc.ABC):
             InputError: A width that the format does not have, or integers without a transform.
         """
 
+    def narrowed(self, buffer, codec, own):
+        """Buffer of what a client stores of a variable; here by the second rounding (`omc.nested`).
+
+        Args:
+            buffer: uint8 [codec.nbytes], the server's.
+            codec: `Codec` of the policy.
+            own: `Codec` of fewer bits, one of `codecs`.
+
+        Returns:
+            uint8 [own.nbytes].
+        """
+        return nested.extract_buffer(buffer, codec, own.format.bits)
+
     def places_of(self, plan, index):
         """For each variable with widths, which of its `codecs` a class holds; int32 [variables].
 

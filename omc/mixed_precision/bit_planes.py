@@ -24,9 +24,11 @@ WIDEST = 8
 NARROWEST = 2
 
 _EPSILON = 1e-8  # Of the lasso's root, as in the official code.
-_MAGNITUDES = 2 ** (WIDEST - 1)
+MAGNITUDES = 2 ** (WIDEST - 1)
+"""Magnitudes that codes of 8 bits have, 0 among them."""
+
 # Bit j of each magnitude, [magnitudes, planes].
-_BITS = (np.arange(_MAGNITUDES)[:, np.newaxis] >> np.arange(WIDEST - 1)) & 1
+_BITS = (np.arange(MAGNITUDES)[:, np.newaxis] >> np.arange(WIDEST - 1)) & 1
 _CHUNK = 1 << 16  # Columns of codes that are integers at a time.
 
 
@@ -57,7 +59,7 @@ def magnitudes(codec, buffer):
     Returns:
         int8 [8, C], padding included, which is 0: as `omc.packing` arranges codes.
     """
-    return tf.abs(_codes(codec, buffer))
+    return tf.abs(codes_of(codec, buffer))
 
 
 def histogram(matrix):
@@ -72,8 +74,8 @@ def histogram(matrix):
 
     def chunk(begin, size):
         part = tf.cast(tf.slice(matrix, [0, begin], [packing.ROWS, size]), tf.int32)
-        counts = tf.math.bincount(part, minlength=_MAGNITUDES, maxlength=_MAGNITUDES)
-        return [tf.reshape(counts, [_MAGNITUDES, 1])]
+        counts = tf.math.bincount(part, minlength=MAGNITUDES, maxlength=MAGNITUDES)
+        return [tf.reshape(counts, [MAGNITUDES, 1])]
 
     (counts,) = in_chunks(matrix.shape[1], _CHUNK, chunk)
     return tf.reduce_sum(counts, axis=1)
@@ -119,7 +121,7 @@ def lasso_gradient(codec, buffer, share):
     """
     if isinstance(codec, AlternativeCodec):
         return codec.switch(buffer, lambda own, b: lasso_gradient(own, b, share))
-    codes, planes = _codes(codec, buffer), codec.format.bits - 1
+    codes, planes = codes_of(codec, buffer), codec.format.bits - 1
     weights = np.zeros(WIDEST - 1, np.float32)
     weights[:planes] = planes * 2.0 ** np.arange(planes) / np.sum(4.0 ** np.arange(planes))
     scale, _ = codec.transform_of(buffer)
@@ -127,7 +129,7 @@ def lasso_gradient(codec, buffer, share):
     pulls = tf.linalg.matvec(tf.constant(_BITS, tf.float32), per_bit) * (share / scale)
     pulls = tf.concat([-pulls[:0:-1], pulls], axis=0)  # Of every code from -127 on.
     flat = tf.reshape(codes, [-1])[: codec.count]
-    pulls = tf.gather(pulls, tf.cast(flat, tf.int32) + (_MAGNITUDES - 1))
+    pulls = tf.gather(pulls, tf.cast(flat, tf.int32) + (MAGNITUDES - 1))
     return tf.reshape(pulls, codec.shape)
 
 
@@ -150,7 +152,7 @@ def reduce_buffer(codec, buffer, threshold):
     """
     need = max(1, math.ceil(threshold * codec.count - 1e-9))  # Weights of a dense plane.
     widths = tf.constant([own.format.bits for own in codec.codecs])
-    width, codes = widths[codec.index(buffer)], _codes(codec, buffer)
+    width, codes = widths[codec.index(buffer)], codes_of(codec, buffer)
     sizes = tf.abs(codes)
     counts = histogram(sizes)
     top = _planes_kept(counts, need)
@@ -182,10 +184,18 @@ def reduce_buffer(codec, buffer, threshold):
     return result, width - reduced
 
 
-def _codes(codec, buffer):
-    """Codes q, int8 [8, C], padding 0; the lowest of INTn becomes its neighbour."""
+def codes_of(codec, buffer):
+    """Codes q of a buffer; the lowest of INTn, which has no counterpart, becomes its neighbour.
+
+    Args:
+        codec: `Codec` of integers, or `AlternativeCodec` of such.
+        buffer: As the codec writes it.
+
+    Returns:
+        int8 [8, C], padding 0: as `omc.packing` arranges codes.
+    """
     if isinstance(codec, AlternativeCodec):
-        return codec.switch(buffer, _codes)
+        return codec.switch(buffer, codes_of)
     bare = Codec(codec.format, (codec.count,), transform=False)
     codes = tf.cast(bare.decode(buffer[: bare.nbytes]), tf.int8)
     codes = tf.maximum(codes, np.int8(-codec.format.max))
@@ -203,7 +213,7 @@ def _planes_kept(counts, need):
 
 def _sparse_below(counts, largest, planes, need):
     """Sparse planes at the lower end, int32 []; one plane is left."""
-    saturated = tf.minimum(tf.range(_MAGNITUDES), largest)
+    saturated = tf.minimum(tf.range(MAGNITUDES), largest)
     ones = [
         tf.reduce_sum(counts * tf.bitwise.bitwise_and(tf.bitwise.right_shift(saturated, j), 1))
         for j in range(WIDEST - 1)

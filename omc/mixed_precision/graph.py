@@ -1,4 +1,7 @@
-"""Pruning-growing in TensorFlow ops, for a server inside of a graph; `pruning_growing` in numpy."""
+"""Allocations in TensorFlow ops, for a server inside of a graph.
+
+`pruning_growing` and `greedy` do the same in numpy, for any formats and budgets.
+"""
 
 import tensorflow as tf
 
@@ -47,3 +50,41 @@ def prune_and_grow(start, delta, counts, limit, narrowest, widest):
     bits = moved(tf.argsort(-priority, stable=True), pruned)
     bits = moved(tf.argsort(priority, stable=True), grown)
     return tf.cast(bits, tf.int32)
+
+
+def least_error(errors, counts, limit, narrowest):
+    """Widths of variables under a budget at which the sum of their errors is small (greedy).
+
+        sum_l n_l bits_l <= limit
+
+    From the narrowest width on, the variable gains a bit whose error falls the most for what the
+    bit costs, n_l, as long as one fits. Where each further bit of a variable gains less than the
+    one before, the sum is above the least that there is by no more than one such step.
+
+    Args:
+        errors: float32 [variables, widths], from `narrowest` bits on, in steps of one bit.
+        counts: Weights of each variable, ints.
+        limit: Most bits of all weights together, an int (or int64 []) from
+            `narrowest * sum(counts)` on.
+        narrowest: Bits, an int.
+
+    Returns:
+        int32 [variables].
+    """
+    sizes = tf.constant(counts, tf.int64)
+    gains = (errors[:, :-1] - errors[:, 1:]) / tf.cast(sizes, tf.float32)[:, tf.newaxis]
+    gains = tf.pad(gains, [[0, 0], [0, 1]], constant_values=-1.0)  # None is wider than the widest.
+    limit = tf.cast(limit, tf.int64)
+
+    def offered(steps):
+        """What each variable's next bit gains, -1 where it has none or it does not fit."""
+        left = limit - tf.reduce_sum(sizes * tf.cast(steps + narrowest, tf.int64))
+        return tf.where(sizes <= left, tf.gather(gains, steps, batch_dims=1), -1.0)
+
+    def widened(steps):
+        best = tf.argmax(offered(steps))
+        return (steps + tf.one_hot(best, len(counts), dtype=tf.int32),)
+
+    start = tf.zeros([len(counts)], tf.int32)
+    (steps,) = tf.while_loop(lambda s: tf.reduce_any(offered(s) >= 0.0), widened, [start])
+    return steps + narrowest

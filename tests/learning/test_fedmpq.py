@@ -24,8 +24,9 @@ from omc.learning.local_optimizer import LocalOptimizer
 from omc.learning.models import ModelPlan
 from omc.learning.runtime import workers_have_ops
 from omc.learning.uplinks import Update
-from omc.mixed_precision import PruningGrowing
+from omc.mixed_precision import Exact, PruningGrowing
 from omc.mixed_precision.bit_planes import integer_codec, lasso_gradient, reduce_buffer
+from omc.mixed_precision.fitted_scales import relative_errors
 from omc.policies import Policy
 from tests.mixed_precision.problems import INTEGERS, by_bits
 from tff_sims.tasks.digits import digits
@@ -63,6 +64,10 @@ def model_fn():
     )
 
 
+PUBLISHED = dict(strategy="pruning_growing", scales="largest", weighting="examples", lasso=0.005)
+AQFL = dict(strategy="fixed", scales="largest", weighting="examples", lasso=0, threshold=None)
+
+
 def fedmpq(**changes):
     return FedMPQ(**{"budgets": BUDGETS, "assigned": ASSIGNED, "threshold": 0.1, **changes})
 
@@ -95,10 +100,12 @@ def held_bytes(plan, widths):
     )
 
 
-def test_budgets_hold_in_every_round_and_both_processes_give_the_same():
-    plan = ModelPlan.of(model_fn, POLICY, fedmpq())
+@pytest.mark.parametrize("method", [{}, PUBLISHED], ids=["default", "as published"])
+def test_budgets_hold_in_every_round_and_both_processes_give_the_same(method):
+    plan = ModelPlan.of(model_fn, POLICY, fedmpq(**method))
     composed, controlled = (
-        build(model_fn, POLICY, SGD(0.3), uplink="update", widths=fedmpq()) for build in BUILDS
+        build(model_fn, POLICY, SGD(0.3), uplink="update", widths=fedmpq(**method))
+        for build in BUILDS
     )
     ours, again, theirs = rounds(composed), rounds(composed), rounds(controlled)
     before, changed = plan.initial_allocation(), False
@@ -126,10 +133,7 @@ def test_budgets_hold_in_every_round_and_both_processes_give_the_same():
 
 def test_without_any_of_its_parts_it_is_the_same_as_widths():
     found = []
-    for widths in (
-        Widths(BUDGETS, assigned=ASSIGNED),
-        fedmpq(lasso=0, threshold=None, strategy="fixed"),
-    ):
+    for widths in (Widths(BUDGETS, assigned=ASSIGNED), fedmpq(**AQFL)):
         process = build_controlled_fed_avg(
             model_fn, POLICY, SGD(0.3), uplink="update", widths=widths
         )
@@ -233,7 +237,7 @@ def test_the_lasso_pulls_weights_by_its_gradient_in_the_mean():
 
 def test_a_client_that_learns_nothing_sends_nothing():
     """Though INT2 receives codes of -2, which training cannot keep."""
-    alone = Alone(fedmpq(threshold=None), client=1)
+    alone = Alone(fedmpq(threshold=None, scales="largest"), client=1)
     codec = alone.plan.codecs[0]
     codes = codec.switch(alone.received[0], lambda own, b: own.codes(b))
     assert np.any(codes == 2)  # -2 in two's complement.
@@ -250,7 +254,7 @@ PLAN_SIZES = (1536, 384, 160)
 @given(st.data())
 def test_the_server_takes_means_and_prunes_and_grows(data):
     clients = data.draw(st.integers(1, 5))
-    widths = fedmpq()
+    widths = fedmpq(strategy="pruning_growing")
     plan = _plan()
     before = plan.initial_allocation()
     total, sums = 0.0, np.zeros((2, 3))
@@ -264,7 +268,7 @@ def test_the_server_takes_means_and_prunes_and_grows(data):
         terms += widths.terms(plan, report, tf.constant(float(examples)))
         total += examples * budget
         sums += examples * budget * np.array([bits, dropped], float)
-    after = widths.next(plan, before, terms)
+    after = widths.next(plan, before, terms, [])
     if not total:
         for name, value in before.items():
             np.testing.assert_array_equal(after[name], value)
@@ -277,6 +281,42 @@ def test_the_server_takes_means_and_prunes_and_grows(data):
         found = strategy(by_bits([[0.0] * 7] * 3, PLAN_SIZES, budget, INTEGERS))
         assert own.tolist() == [INTEGERS[choice].bits for choice in found.choices]
         assert np.dot(own, PLAN_SIZES) <= budget * sum(PLAN_SIZES)
+
+
+def test_the_server_allocates_by_the_error_of_its_weights():
+    plan, widths = _plan(), fedmpq()
+    rng = np.random.default_rng(0)
+    values = [tf.constant(rng.standard_t(3, p.spec.shape), tf.float32) for p in plan.planned]
+    terms = widths.terms(plan, tf.constant([8, 8, 8, 8, 0, 0, 0], tf.uint8), tf.constant(1.0))
+    after = widths.next(plan, plan.initial_allocation(), terms, values)["widths"].numpy()
+    losses = [relative_errors(value, range(2, 9)).numpy() for value in values[::2]]
+    for budget, own in zip(BUDGETS, after):
+        assert np.dot(own, PLAN_SIZES) <= budget * sum(PLAN_SIZES)
+        problem = by_bits(losses, PLAN_SIZES, budget, INTEGERS)
+        best, found = Exact()(problem).choices, [bits - 2 for bits in own]
+        total = lambda choices: sum(row[c] for row, c in zip(losses, choices))  # noqa: E731
+        assert total(found) <= 1.3 * total(best)
+        assert total(found) <= total([budget - 2] * 3) * (1 + 1e-6)
+    assert len(set(after[1])) > 1
+
+
+def test_a_clients_weight_is_that_of_its_budget():
+    """Two clients with as many examples, of 8 and 2 bits, against each of them alone."""
+    assert len({len(list(DATA[c].unbatch())) for c in (0, 1)}) == 1
+    plain = dict(strategy="fixed", threshold=None)
+    for weighting, share in (("budget", 0.8), ("examples", 0.5)):
+        widths = fedmpq(weighting=weighting, **plain)
+        process = build_controlled_fed_avg(
+            model_fn, POLICY, SGD(0.3), uplink="update", widths=widths
+        )
+        start = [np.asarray(w) for w in process.get_model_weights(process.initialize()).trainable]
+        both, eight, two = (
+            [w - s for w, s in zip(weights(process, rounds(process, 1, own)[0]), start)]
+            for own in ([0, 1], [0], [1])
+        )
+        for mixed, large, small in zip(both, eight, two):
+            want = share * large + (1 - share) * small
+            np.testing.assert_allclose(mixed, want, atol=1e-6)
 
 
 _PLANS = []
@@ -318,6 +358,8 @@ def test_first_round_is_at_the_budget_and_widths_are_listed_from_the_policys_dow
         (InputTypeError, "threshold", dict(threshold=True)),
         (InputError, "threshold", dict(threshold=1.0)),
         (InputError, "strategy", dict(strategy="greedy")),
+        (InputError, "scales", dict(scales="widest")),
+        (InputError, "weighting", dict(weighting="uniform")),
     ],
 )
 def test_errors_name_the_argument(error, argument, arguments):
@@ -343,5 +385,5 @@ def test_errors_name_the_argument(error, argument, arguments):
 )
 def test_what_it_does_not_go_with_is_refused(build, argument, policy, changes):
     with pytest.raises(InputError) as caught:
-        build(model_fn, policy, widths=FedMPQ(), **{"uplink": "update", **changes})
+        build(model_fn, policy, widths=FedMPQ(lasso=0.005), **{"uplink": "update", **changes})
     assert caught.value.argument == argument

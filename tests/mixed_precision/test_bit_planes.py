@@ -9,38 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omc import kernels
-from omc.alternative_codecs import AlternativeCodec
-from omc.codecs import Codec
-from omc.formats import Format
 from omc.mixed_precision import PruningGrowing
 from omc.mixed_precision.bit_planes import (
     histogram,
-    integer_codec,
     lasso_gradient,
     magnitudes,
     reduce_buffer,
 )
 from omc.mixed_precision.graph import prune_and_grow
+from tests.mixed_precision.integer_buffers import OFFSET, SCALE, alternatives, codec_of, stored
 from tests.mixed_precision.problems import INTEGERS, by_bits
-
-SCALE, OFFSET = np.float32(0.37), np.float32(0.013)
-
-
-def codec_of(bits, count):
-    widest = Codec(Format.parse("INT8"), (count,))
-    return integer_codec(widest, bits)
-
-
-def alternatives(count):
-    return AlternativeCodec([codec_of(bits, count) for bits in range(8, 1, -1)])
-
-
-def stored(codes, bits):
-    """Buffer of integer codes: planes by the plain codec, without anything under test."""
-    bare = Codec(Format.parse(f"INT{bits}"), (len(codes),), transform=False)
-    planes = bare.encode(tf.constant(codes, tf.float32)).numpy().tobytes()
-    trailer = np.array([SCALE, OFFSET], "<f4").tobytes()
-    return tf.constant(np.frombuffer(planes + trailer, np.uint8))
 
 
 def planes_of(m, bits):

@@ -127,6 +127,9 @@ class Mean(Aggregator):
         weight = tf.where(zeroed, 0.0, weight)
         if self.weighting == "uniform":
             weight = tf.where(weight > 0.0, 1.0, 0.0)
+        plan, examples = federation.plan, weight
+        if admitted.report is not None and self.weighting == "examples":
+            weight = plan.widths.influence(plan, admitted.report, weight)
         factor = weight
         if "clipping" in bounds:
             norm = tf.linalg.global_norm(values)
@@ -137,8 +140,7 @@ class Mean(Aggregator):
             )
         terms = [factor * value for value in values]
         if admitted.report is not None:
-            plan = federation.plan
-            terms.append(plan.widths.terms(plan, admitted.report, weight))
+            terms.append(plan.widths.terms(plan, admitted.report, examples))
         flags = tf.cast(tf.stack([heard, clipped, zeroed, low, small]), tf.float32)
         sums = [total + term for total, term in zip(sums, terms)]
         return [*sums, total_weight + weight, counts + flags]

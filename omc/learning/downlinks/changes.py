@@ -98,7 +98,7 @@ class Changes(Coded):
                 lambda c=codec, v=value: c.encode(v),
             )
             buffer = tf.ensure_shape(buffer, [codec.nbytes])
-            current = at(narrow, codec, codec, buffer)
+            current = at(narrow, codec, buffer)
             olds = tf.unstack(olds)
             sent.append(
                 [

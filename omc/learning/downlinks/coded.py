@@ -81,15 +81,17 @@ class Coded(Codes):
             return own
         return extracted_codec(planned.codec, self.bits) if self.bits < own.format.bits else own
 
-    def _sent(self, planned, own, value, buffer):
+    def _sent(self, plan, planned, own, value, buffer):
         if own.format.is_fp32:
             return coding.encode_buffer(to_bytes(value), own)
         narrow = self.sent_codec(planned, own)
-        return coding.encode_buffer(at(narrow, own, planned.codec, buffer), narrow)
+        if narrow == own != planned.codec:  # What is meant to be trained in so few bits.
+            return coding.encode_buffer(plan.widths.narrowed(buffer, planned.codec, own), own)
+        return coding.encode_buffer(at(narrow, planned.codec, buffer), narrow)
 
     def _read(self, planned, buffer):
         narrow = self.sent_codec(planned, planned.codec)
-        return narrow.decode(at(narrow, planned.codec, planned.codec, buffer))
+        return narrow.decode(at(narrow, planned.codec, buffer))
 
     def _received(self, planned, data, codecs, choice):
         def decoded(own):
@@ -101,16 +103,14 @@ class Coded(Codes):
         return tf.switch_case(choice, [lambda own=own: decoded(own) for own in codecs])
 
 
-def at(narrow, own, codec, buffer):
-    """Buffer of what is sent to a client, of one in the policy's codec.
+def at(narrow, codec, buffer):
+    """Buffer of what is sent to a client that stores more, of one in the policy's codec.
 
     Args:
         narrow: `Codec` of what is sent.
-        own: `Codec` that the client stores.
         codec: The policy's.
         buffer: uint8 [codec.nbytes].
     """
     if narrow.format == codec.format:
         return buffer
-    # A client that stores no more trains at that width, and gets what is nested.
-    return extract_buffer(buffer, codec, narrow.format.bits, centred=narrow.format != own.format)
+    return extract_buffer(buffer, codec, narrow.format.bits, centred=True)

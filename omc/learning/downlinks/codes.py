@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from omc.codecs import to_bytes
 from omc.learning.downlinks.base import Downlink, Offer
-from omc.nested import extract_buffer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,16 +24,15 @@ class Codes(Downlink):
                 sent.append([value])
                 continue
             buffer = codec.encode(value)
-            sent.append([self._sent(planned, own, value, buffer) for own in alternatives])
+            sent.append([self._sent(plan, planned, own, value, buffer) for own in alternatives])
             packed.append((value, self._read(planned, buffer)))
         return Offer(sent, [[] for _ in sent], distortion(packed)), memory
 
-    def _sent(self, planned, own, value, buffer):
+    def _sent(self, plan, planned, own, value, buffer):
         """What is sent of a variable to whoever stores it in a codec."""
         if own.format.is_fp32:
             return to_bytes(value)
-        same = own == planned.codec
-        return buffer if same else extract_buffer(buffer, planned.codec, own.format.bits)
+        return buffer if own == planned.codec else plan.widths.narrowed(buffer, planned.codec, own)
 
     def _read(self, planned, buffer):
         """What a client of the policy's format reads of a variable."""
