@@ -23,10 +23,17 @@ mistake("lasso of another type", FedMPQ, lasso="small")
 mistake("density of planes out of range", FedMPQ, threshold=1.0)
 mistake("density of planes of another type", FedMPQ, threshold="few")
 mistake("unknown strategy of budgets", FedMPQ, strategy="greedy")
+mistake("unknown scales of budgets", FedMPQ, scales="widest")
+mistake("unknown weighting of budgets", FedMPQ, weighting="uniform")
 mistake("budget above the format's bits", process, "INT4")
 mistake("budgets of codes that are no integers", process, "S1E3M7")
 mistake("budgets under partial quantization", process, Policy("INT8", fraction=0.9))
-mistake("lasso under nearest rounding", process, Policy("INT8", rounding="nearest"))
+mistake(
+    "lasso under nearest rounding",
+    process,
+    Policy("INT8", rounding="nearest"),
+    widths=FedMPQ(lasso=0.005),
+)
 mistake("budgets with nothing to allocate", process, Policy("INT8", overrides={"*": "FP32"}))
 mistake("whole weights under budgets", process, uplink="weights")
 mistake("changes with budgets", process, downlink="changes")

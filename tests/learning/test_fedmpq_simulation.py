@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from omc.learning import client_id
+from omc.learning import FedMPQ, client_id
 from tff_sims.settings import Settings, check
 from tff_sims.simulation import simulate
 
@@ -28,7 +28,7 @@ def test_as_many_budgets_as_clients_are_theirs_in_order():
     assert widths.budgets == (2, 4, 8) and widths.shares == (1, 2, 1)
     assert widths.assigned == dict(zip(ids, (2, 4, 4, 8)))
     assert SETTINGS.client_widths.assigned == {}
-    assert (widths.lasso, widths.threshold) == (0.005, 0.1)
+    assert (widths.lasso, widths.threshold) == (FedMPQ.lasso, 0.1)
     plain = dataclasses.replace(SETTINGS, allocation="fixed", lasso=0.0, reduction_threshold=0.0)
     widths = plain.make_widths(task)
     assert (widths.strategy, widths.lasso, widths.threshold) == ("fixed", 0.0, None)
@@ -43,13 +43,15 @@ def test_as_many_budgets_as_clients_are_theirs_in_order():
         ("budgets", dict(method="fp32", uplink="weights")),
         ("widths", dict(format="INT4")),
         ("fraction", dict(fraction=0.9)),
-        ("rounding", dict(rounding="nearest")),
+        ("rounding", dict(rounding="nearest", lasso=0.005)),
         ("uplink", dict(uplink="weights")),
         ("allocation", dict(allocation="best")),
         ("allocation", dict(budgets=None, reduction_threshold=None, allocation="fixed")),
         ("reduction_threshold", dict(budgets=None)),
         ("reduction_threshold", dict(reduction_threshold=1.0)),
         ("lasso", dict(lasso=-1.0)),
+        ("scales", dict(scales="widest")),
+        ("budget_weighting", dict(budget_weighting="uniform")),
     ],
 )
 def test_a_wrong_setting_is_one_line(flag, changes, tmp_path):
