@@ -249,3 +249,44 @@ def test_the_pages_have_a_place_for_every_grid_and_show_the_committed_json(task)
     if committed.exists():
         known = json.loads(committed.read_text(encoding="utf-8"))
         assert report.filled(page, known) == page, "run tff_sims.tables nested --report --docs"
+
+
+# What was finished elsewhere.
+
+
+def test_a_known_table_is_taken_over_and_only_the_rest_is_run(whole, tmp_path, no_pictures, capsys):
+    known = told(whole)
+    del known["runs"]["joint"]["1"]
+    (tmp_path / "known.json").write_text(json.dumps(known))
+    out = tmp_path / "out"
+    assert make(out, "--domain=/some/where", f"--known={tmp_path / 'known.json'}") == 0
+    # The missing run, and the start whose weights it needs; everything else was known.
+    ran = {str(path.parent.relative_to(out)) for path in out.rglob("trained")}
+    assert ran == {"joint/seed-1", "FP32/seed-1"}
+    assert "FP32 with seed 0: taken over" in capsys.readouterr().out
+    again, first = told(out), told(whole)
+    assert again["finished"] == again["wanted"] and not again["missing"]
+    for name, of_seeds in first["runs"].items():
+        for seed, job in of_seeds.items():
+            assert again["runs"][name][seed]["summary"] == job["summary"]
+            assert again["runs"][name][seed]["command"] == job["command"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"table": "omc", "runs": {}}', "[1]", None])
+def test_what_is_no_json_of_the_table_is_one_line(text, tmp_path, capsys):
+    path = tmp_path / "known.json"
+    if text is not None:
+        path.write_text(text)
+    assert make(tmp_path / "out", "--domain=/x", f"--known={path}") == 2
+    assert capsys.readouterr().err.startswith("--known: expected the JSON of a table nested")
+    assert not list((tmp_path / "out").glob("*/"))
+
+
+def test_runs_of_other_settings_are_not_taken_over(whole, tmp_path, capsys):
+    known = told(whole)
+    job = known["runs"]["w8"]["0"]
+    job["command"] = job["command"].replace("--bits=8", "--bits=7")
+    (tmp_path / "known.json").write_text(json.dumps(known))
+    assert make(tmp_path / "out", "--domain=/x", f"--known={tmp_path / 'known.json'}") == 2
+    assert "--bits=7, not 8" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*/"))

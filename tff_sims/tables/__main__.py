@@ -12,6 +12,7 @@
   python -m tff_sims.tables traffic --task=digits               # bytes both ways, part by part
   python -m tff_sims.tables progressive --task=keywords         # a model in parts, few bits first
   python -m tff_sims.tables fedmpq --task=keywords              # clients of unequal budgets
+  python -m tff_sims.tables nested --known=docs/results/nested-keywords.json --task=keywords
 
 Each run has its own folder in --out, and its own share of the cores. The same command goes on where
 it stopped, killed or not; what is finished is never run again. Exit status: 0, or 1 where a run
@@ -76,6 +77,9 @@ def main(arguments=None, python=(sys.executable,)):
         )
     folder = Folder(arguments.out or _default_folder(table, module, task))
     try:
+        if arguments.known:
+            for name, seed in folder.take_over(arguments.known, table):
+                print(f"{name} with seed {seed}: taken over from {arguments.known}")
         folder.check(table)
         if arguments.list:
             _list(table, arguments.only, folder)
@@ -112,6 +116,9 @@ def _parse(arguments):
         f"there are cores by default, at most {_MOST_AT_ONCE}",
     )
     parser.add_argument("--out", help="folder of the runs; one in runs/tables by default")
+    parser.add_argument(
+        "--known", help="JSON of this table, made before: what is finished in it is not run again"
+    )
     parser.add_argument("--list", action="store_true", help="list the runs, run nothing")
     parser.add_argument("--report", action="store_true", help="show what is there, run nothing")
     parser.add_argument("--docs", type=pathlib.Path, help="folder whose page TABLE.md to fill in")

@@ -14,7 +14,10 @@ import json
 import math
 import os
 import pathlib
+import shlex
 from typing import Optional
+
+from tff_sims.tables import plan
 
 
 class FolderError(Exception):
@@ -97,6 +100,55 @@ class Folder:
         fresh.write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n", encoding="utf-8")
         os.replace(fresh, path)
 
+    def take_over(self, path, table):
+        """Takes over the finished runs of a table that was made before, on any machine.
+
+        Not those of simulations, whose rounds are not in the file, and none that an unfinished run
+        starts from: its weights are not there either.
+
+        Args:
+            path: The table's JSON, as it is committed beside its page.
+            table: `plan.Table`.
+
+        Returns:
+            Names of what was taken over, a list of (run name, seed).
+
+        Raises:
+            FolderError: No JSON of this table, or with other flags.
+        """
+        try:
+            told = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+            known = {
+                (run, int(seed)): job
+                for run, of in told["runs"].items()
+                for seed, job in of.items()
+            }
+            if told["table"] != table.name:
+                raise ValueError(f"it is of table {told['table']}")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FolderError(
+                f"--known: expected the JSON of a table {table.name}, but got {str(path)!r} "
+                f"({error})."
+            ) from error
+        jobs = [(run, seed) for run, seed in table.jobs() if not self.finished(run.name, seed)]
+        wanted = [(r, s) for r, s in jobs if (r.name, s) in known and r.program != plan.SIMULATE]
+        left = [job for job in jobs if job not in wanted]
+        starts = {(run.start, seed) for run, seed in left}
+        taken = [(run, seed) for run, seed in wanted if (run.name, seed) not in starts]
+        for run, seed in taken:
+            arguments = _arguments(known[run.name, seed])
+            self._compare(run, seed, arguments, "--known: expected runs")
+        for run, seed in taken:
+            self._keep(run.name, seed, known[run.name, seed])
+        return [(run.name, seed) for run, seed in taken]
+
+    def _keep(self, name, seed, job):
+        """Writes down a job that was finished elsewhere."""
+        times = job["seconds"], job["cpu_seconds"]
+        self.write(name, seed, Record(_arguments(job), *times, status=0, cores=job["cores"]))
+        path = self.of(name, seed) / "summary.json"
+        path.write_text(json.dumps(job["summary"], indent=1) + "\n", encoding="utf-8")
+
     def check(self, table):
         """Sees to it that the folder holds runs of this table, with its settings of today.
 
@@ -105,15 +157,18 @@ class Folder:
         """
         for run, seed in table.jobs():
             record = self.record(run.name, seed)
-            if record is None:
-                continue
-            old, new = _flags(record.arguments), _flags(run.arguments(seed, self.of))
-            for flag in [*new, *old]:
-                if flag not in run.places and old.get(flag) != new.get(flag):
-                    raise FolderError(
-                        f"--out: expected runs of this table, but {self.of(run.name, seed)} was run"
-                        f" with --{flag}={old.get(flag)}, not {new.get(flag)}; name another folder."
-                    )
+            if record is not None:
+                self._compare(run, seed, record.arguments, "--out: expected runs")
+
+    def _compare(self, run, seed, arguments, expected):
+        """Raises the error of arguments that a job was not run with."""
+        old, new = _flags(arguments), _flags(run.arguments(seed, self.of))
+        for flag in [*new, *old]:
+            if flag not in run.places and old.get(flag) != new.get(flag):
+                raise FolderError(
+                    f"{expected} of this table, but {self.of(run.name, seed)} was run with "
+                    f"--{flag}={old.get(flag)}, not {new.get(flag)}; name another."
+                )
 
     @contextlib.contextmanager
     def locked(self):
@@ -139,6 +194,11 @@ class Folder:
                     f"in {str(self.path)!r}."
                 ) from error
             yield
+
+
+def _arguments(job):
+    """Arguments of Python, of a job as a table's JSON has it; a list of str."""
+    return shlex.split(job["command"])[1:]
 
 
 def _flags(arguments):
