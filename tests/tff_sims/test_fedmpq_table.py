@@ -71,4 +71,4 @@ def test_rows_and_targets_are_of_all_seeds():
     assert "average_bits" in [key for key, _, _ in grid.columns]
     targets = figures.target_grid(table, found).rows
     assert [row["verdict"] for row in targets] == ["met", "met"]
-    assert Reading("fedmpq-alpha-0-1", budgets.OWN) == table.targets[0].terms[0][1]
+    assert Reading("fedmpq-alpha_01", budgets.OWN) == table.targets[0].terms[0][1]

@@ -48,10 +48,10 @@ _FEW_ROWS = ("FP32", _FPQ8, _AQFL, _PUBLISHED, _FEDMPQ)  # Where parts are not t
 _QUICK_ROWS = ("FP32", _AQFL, _FEDMPQ)
 _SPLITS = {  # Name -> (title, flags).
     "iid": ("clients alike", {"split": "iid"}),
-    "alpha-0-5": ("Dirichlet 0.5", {"split": "dirichlet", "alpha": 0.5}),
-    "alpha-0-1": ("Dirichlet 0.1", {"split": "dirichlet", "alpha": 0.1}),
+    "alpha_05": ("Dirichlet 0.5", {"split": "dirichlet", "alpha": 0.5}),
+    "alpha_01": ("Dirichlet 0.1", {"split": "dirichlet", "alpha": 0.1}),
 }
-_HARDEST = "alpha-0-1"
+_HARDEST = "alpha_01"
 _GAIN, _LOSS = 5.0, 1.0  # Points that FedMPQ shall gain over AQFL, and lose against FPQ8 at most.
 
 
