@@ -17,6 +17,7 @@ BENCHMARKS = (
     "codec",
     "coding",
     "nested",
+    "fedmpq",
     "progressive",
     "uplinks",
     "peers",

@@ -29,18 +29,22 @@ class FedMPQ(ClientWidths):
 
     over the variables that the policy quantizes by its own format (not by an override). A round:
 
-    - a client downloads the server's codes at its widths, narrower ones at fitted scales;
-    - it trains with the bit-level group lasso (`omc.mixed_precision.bit_planes.lasso_gradient`),
-      whose steps the client's optimizer takes in one, after all of its training and after every
-      32 steps of it (ours: that costs a client neither memory nor much time);
+    - a client downloads the server's codes at its widths, narrower ones at fitted scales
+      (`omc.mixed_precision.fitted_scales`; ours);
+    - it trains on them, with a `lasso` also along the bit-level group lasso
+      (`omc.mixed_precision.bit_planes.lasso_gradient`), whose steps the client's optimizer takes in
+      one, after all of its training and after every 32 steps of it (ours: that costs a client
+      neither memory nor much time);
     - it drops planes that are nearly empty (`reduce_buffer`), and sends what changed, with its
       widths and how many planes went;
-    - the server averages what it decodes, and with p_k ~ examples_k budget_k
+    - the server takes the mean of what it decodes with weights p_k ~ examples_k budget_k, and gives
+      each budget its widths for the next round: clients of one budget hold alike. By "least_error"
+      (ours) they leave the least relative squared error of its weights
+      (`omc.mixed_precision.graph.least_error`). By "pruning_growing", as published, with
 
           N_l = round(sum_k p_k bits_lk),     delta_l = round(1 + sum_k p_k dropped_lk)
 
-      from which pruning-growing makes the widths of each budget for the next round
-      (`omc.mixed_precision.graph.prune_and_grow`): clients of one budget hold alike.
+      from which `omc.mixed_precision.graph.prune_and_grow` makes them.
 
     In the first round every layer has its client's budget. A budget counts stored bits, the sign
     among them; the official code leaves the sign out (ours). Widths go from 2 bits to the policy's.
@@ -50,20 +54,22 @@ class FedMPQ(ClientWidths):
         shares: How many clients draw each budget, in proportion; None for equal shares.
         assigned: Dict of client id -> budget, for clients whose budget is known.
         seed: Seed of the draw, an int.
-        lasso: Lambda, the factor of the lasso in the loss, a number from 0.
+        lasso: Lambda, the factor of the lasso in the loss, a number from 0 (no lasso).
         threshold: Density of bits below which a plane goes, from 0 (only what is empty) to below 1;
             None for no precision reduction.
-        strategy: "pruning_growing", or "fixed" for every layer at the budget in all rounds; that
-            with `lasso=0, threshold=None, scales="largest"` is AQFL, and the same as
-            `Widths(budgets)`.
+        strategy: "least_error"; "pruning_growing"; or "fixed", every layer at the budget in all
+            rounds, which with `lasso=0, threshold=None, scales="largest", weighting="examples"` is
+            AQFL, and the same as `Widths(budgets)`.
         scales: "fitted": narrow codes have the scale of least squared error, which lets the largest
             weights saturate (`omc.mixed_precision.fitted_scales`; ours); "largest": that of the
-            largest weight.
+            largest weight, by the second rounding (`omc.nested`).
+        weighting: "budget": clients weigh in the mean of changes as p_k; "examples": by their
+            examples alone. Robust aggregators, and a mean with a weighting of its own, use neither.
 
     Raises:
         InputTypeError: No sequence of integers, no numbers, no dict.
         InputError: As `Widths`, with `budgets` for its `widths`; a budget below 2 bits; `lasso`,
-            `threshold`, `strategy` or `scales` out of what is allowed.
+            `threshold`, `strategy`, `scales` or `weighting` out of what is allowed.
     """
 
     budgets: tuple = (2, 4, 6, 8)

@@ -1,0 +1,151 @@
+"""FedMPQ: what a client's round takes beside one at the fixed width of the same budget, and FP32.
+
+One client alone, outside of TFF, on native ops: seconds of the processor over a round of local
+training, in turn, and the allocator's peak of such a round.
+"""
+
+import time
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+import models
+from benchmarks import harness
+from omc.learning import FedMPQ, uplinks
+from omc.learning.client_works import ClientTrainer
+from omc.learning.downlinks import Codes, delivered
+from omc.learning.local_optimizer import LocalOptimizer
+from omc.learning.models import ModelPlan
+from omc.measurement.peaks import measure_peak
+from omc.policies import Policy
+
+_BUDGET = 4
+_FIXED = dict(strategy="fixed", scales="largest", weighting="examples", lasso=0.0, threshold=None)
+_METHODS = {  # Arguments of FedMPQ; None for float32 weights.
+    "FP32": None,
+    "fixed width": _FIXED,
+    "FedMPQ": {},
+    "FedMPQ with a lasso": {"lasso": 0.005},
+}
+_BASELINE = "fixed width"
+_SECONDS_LIMIT, _PEAK_LIMIT = 1.15, 1.05
+
+
+def run(quick=False):
+    """Seconds and peaks of a client's round.
+
+    Args:
+        quick: Small models and few repeats.
+
+    Returns:
+        List of `harness.Table`.
+    """
+    table = harness.Table(
+        "fedmpq_client",
+        f"A client's round at {_BUDGET} bits a weight: CPU seconds, and allocator's peak",
+        [
+            ("model", "model", ""),
+            ("method", "method", ""),
+            ("seconds", "CPU s", ".3f"),
+            ("seconds_to_fixed", "x fixed width", ".3f"),
+            ("peak_mb", "peak MB", ".1f"),
+            ("peak_to_fixed", "x fixed width", ".3f"),
+            ("peak_to_fp32", "x FP32", ".3f"),
+        ],
+    )
+    targets = harness.Table("targets", "Targets of FedMPQ's client", harness.TARGET_COLUMNS)
+    for model in ("dense", "resnet8"):
+        harness.progress(f"{model}: rounds of {', '.join(_METHODS)}")
+        found = harness.fresh_process("fedmpq", "rounds", model=model, quick=quick)
+        base = found[_BASELINE]
+        for method, row in found.items():
+            table.rows.append(
+                {
+                    "model": model,
+                    "method": method,
+                    "seconds": row["seconds"],
+                    "seconds_to_fixed": row["seconds"] / base["seconds"],
+                    "peak_mb": row["peak_bytes"] / 1e6,
+                    "peak_to_fixed": row["peak_bytes"] / base["peak_bytes"],
+                    "peak_to_fp32": row["peak_bytes"] / found["FP32"]["peak_bytes"],
+                }
+            )
+        own = table.rows[-len(found) :]
+        for row in own:
+            if row["method"].startswith("FedMPQ"):
+                what = f"{row['method']}, {model}"
+                for key, limit in (("seconds", _SECONDS_LIMIT), ("peak", _PEAK_LIMIT)):
+                    value = row[f"{key}_to_fixed"]
+                    targets.rows.append(harness.target(f"{what}: {key}", value, limit, True))
+    return [table, targets]
+
+
+def rounds(model, quick):
+    """Seconds and peak of a round by each method, in this process.
+
+    Args:
+        model: "dense", 8 x Dense(1024), 10 steps of 64 rows; or "resnet8", 4 steps of 128 pictures.
+        quick: Whether it is smaller and repeated less.
+
+    Returns:
+        Dict of method -> dict of seconds (the least) and peak_bytes (the largest).
+    """
+    build, data = _case(model, quick)
+    # The peak comes first: what a later method made would only blur it.
+    clients = {name: _client(build, data, arguments) for name, arguments in _METHODS.items()}
+    peaks = {}
+    for name, train in clients.items():
+        train()  # Traces.
+        with measure_peak() as peak:
+            train()
+        peaks[name] = peak.allocator_bytes
+    repeats = 3 if quick else 7
+    seconds = harness.interleaved(clients, repeats, clock=time.process_time)
+    return {name: {"seconds": min(seconds[name]), "peak_bytes": peaks[name]} for name in clients}
+
+
+def _case(model, quick):
+    """(function that builds the Keras model, tf.data.Dataset of a client)."""
+    rng = np.random.default_rng(0)
+    if model == "resnet8":
+        steps, shape = (2 if quick else 4, 128), (32, 32, 3)
+
+        def build():
+            return models.resnet8(norm="group")
+    else:
+        steps, shape = (4 if quick else 10, 64), (256 if quick else 1024,)
+
+        def build():
+            layers = [tf.keras.layers.Dense(shape[0], "relu") for _ in range(8)]
+            return tf.keras.Sequential([tf.keras.Input(shape), *layers, tf.keras.layers.Dense(10)])
+
+    count = steps[0] * steps[1]
+    x = rng.standard_normal((count, *shape)).astype(np.float32)
+    y = rng.integers(0, 10, count).astype(np.int32)
+    return build, tf.data.Dataset.from_tensor_slices((x, y)).batch(steps[1])
+
+
+def _client(build, data, arguments):
+    """A function that runs a client's round of training."""
+
+    def model_fn():
+        return tff.learning.models.from_keras_model(
+            build(),
+            input_spec=data.element_spec,
+            loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+
+    widths = None if arguments is None else FedMPQ((_BUDGET,), **arguments)
+    plan = ModelPlan.of(model_fn, Policy("FP32" if widths is None else "INT8"), widths)
+    values = [variable.read_value() for variable in plan.variables(model_fn())]
+    numbers = tf.constant(0), tf.constant(1)
+    received, _ = delivered(Codes(), plan, values, (), *numbers)
+    optimizer = LocalOptimizer(tff.learning.optimizers.build_sgdm(0.05))
+    trainer = ClientTrainer(plan, received, optimizer, uplinks.Update())
+
+    def train():
+        for tensor in tf.nest.flatten(trainer.train(received, data, *numbers)[0]):
+            tensor.numpy()
+
+    return train
