@@ -25,6 +25,7 @@ BENCHMARKS = (
     "layers",
     "process",
     "links",
+    "rounds",
     "artifact",
     "zoo",
     "conformer",

@@ -29,6 +29,7 @@ _METHODS = {  # Arguments of FedMPQ; None for float32 weights.
     "FedMPQ with a lasso": {"lasso": 0.005},
 }
 _BASELINE = "fixed width"
+_PEAKS = 5  # Which threads work at once differs from time to time; the least peak counts.
 _SECONDS_LIMIT, _PEAK_LIMIT = 1.15, 1.05
 
 
@@ -89,7 +90,7 @@ def rounds(model, quick):
         quick: Whether it is smaller and repeated less.
 
     Returns:
-        Dict of method -> dict of seconds (the least) and peak_bytes (the largest).
+        Dict of method -> dict of seconds and peak_bytes, the least of several each.
     """
     build, data = _case(model, quick)
     # The peak comes first: what a later method made would only blur it.
@@ -97,12 +98,16 @@ def rounds(model, quick):
     peaks = {}
     for name, train in clients.items():
         train()  # Traces.
-        with measure_peak() as peak:
-            train()
-        peaks[name] = peak.allocator_bytes
+        peaks[name] = min(_peak(train) for _ in range(_PEAKS))
     repeats = 3 if quick else 7
     seconds = harness.interleaved(clients, repeats, clock=time.process_time)
     return {name: {"seconds": min(seconds[name]), "peak_bytes": peaks[name]} for name in clients}
+
+
+def _peak(train):
+    with measure_peak() as peak:
+        train()
+    return peak.allocator_bytes
 
 
 def _case(model, quick):

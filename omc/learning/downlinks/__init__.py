@@ -2,6 +2,7 @@
 
 from omc.learning import short_forms
 from omc.learning.downlinks.base import Downlink, Offer, delivered, pick
+from omc.learning.downlinks.by_bandwidth import ByBandwidth
 from omc.learning.downlinks.changes import Changes
 from omc.learning.downlinks.coded import Coded
 from omc.learning.downlinks.codes import Codes
@@ -19,6 +20,7 @@ def resolve(downlink):
 
 __all__ = [
     "NAMED",
+    "ByBandwidth",
     "Changes",
     "Coded",
     "Codes",

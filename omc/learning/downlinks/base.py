@@ -85,6 +85,14 @@ class Downlink(abc.ABC):
     def specs(self, plan):
         """tf.TensorSpecs of a client's payload."""
 
+    def options(self, plan):
+        """How many alternatives `Offer.sent` has for each tensor of a payload, a list of ints.
+
+        Args:
+            plan: `ModelPlan`.
+        """
+        return [max(len(codecs), 1) for codecs in plan.alternatives]
+
     def choices(self, plan, memory, round_number, client):
         """For each tensor of a payload, which of its alternatives a client gets; int32 scalars.
 

@@ -131,6 +131,11 @@ class Changes(Coded):
         names = ("clients", "received", "version_rounds")
         return collections.OrderedDict((name, memory[name]) for name in names)
 
+    def options(self, plan):
+        """As `Downlink.options`: whole codes, and given each version."""
+        coded = self._coded_variables(plan)
+        return [1 + self.window * (index in coded) for index in range(len(plan.planned))]
+
     def choices(self, plan, memory, round_number, client):
         """As `Downlink.choices`: 0 for whole codes, then the versions from the oldest on."""
         places = tf.where(tf.equal(memory["clients"], client), tf.range(self.devices), -1)
