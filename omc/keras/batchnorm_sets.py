@@ -74,6 +74,16 @@ class BatchNormSets:
             return
         source = self._sets[self.widths[0] if like is None else like]
         self._sets[bits] = {name: self._copy(name, bits, source[name]) for name in self._names}
+        self._sort()
+
+    def _sort(self):
+        """Puts added variables in one order, for Keras' files know a layer's weights by their place:
+
+        widths may have been calibrated in any order.
+        """
+        places = {id(variable): place for place, variable in enumerate(self.added_variables())}
+        for held in (self.layer._trainable_weights, self.layer._non_trainable_weights):
+            held.sort(key=lambda variable: places.get(id(variable), -1))
 
     def _copy(self, name, bits, original):
         # The scope is for people; checkpoints know the weight by its name within the layer.

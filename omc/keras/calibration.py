@@ -109,9 +109,9 @@ def nest(
         wrapping.check_variables(model)
     wrapping.check_optimizer(model)
     variables = wrapping.variables_of(model)
-    places = _nested_places(variables, policy if plain else None, widths, fixed, rounding)
+    codecs = _nested_codecs(variables, policy if plain else None, widths, fixed, rounding)
     if switching is not None:
-        switching = switching.of([VariableSpec.of(variables[place]).name for place in places])
+        switching = switching.of([VariableSpec.of(variables[place]).name for place in codecs])
     needed = activations is not None or batchnorm_layers(model)
     if calibration is None and needed:
         what = "its activations" if activations is not None else "its BatchNorm statistics"
@@ -119,12 +119,12 @@ def nest(
         raise InputError("calibration", f"batches to fit {what} to", "none", tip)
     batches = None if calibration is None else _batches(calibration, "calibration")
     _try_out(model, batches, "calibration")  # While the model is as it was.
-    for place in places:
-        _clip(variables[place], policy, widths)
+    for place, codec in codecs.items():
+        _clip(variables[place], codec.format, widths)
     del variables
     if plain:
         wrapping.wrap(model, policy)
-    nested_variables = [wrapping.variables_of(model)[place] for place in places]
+    nested_variables = [wrapping.variables_of(model)[place] for place in codecs]
     options = Options(
         widths, activations, batchnorm, rounding, float(distillation), bool(alrs), switching
     )
@@ -243,8 +243,8 @@ def _record(model, state, batches, width=None):
     return recorders
 
 
-def _nested_places(variables, policy, widths, fixed, rounding):
-    """Places in `variables` of those that change their width; raises where there is none.
+def _nested_codecs(variables, policy, widths, fixed, rounding):
+    """Dict of place -> `Codec` of the variables that change their width; raises where none does.
 
     Args:
         variables: The model's variables.
@@ -272,7 +272,7 @@ def _nested_places(variables, policy, widths, fixed, rounding):
             f"{len(places)} compressed ones, all of which are fixed",
             "wrap it in INT8, or pass fixed=() so that the first and the last change, too.",
         )
-    return left
+    return {place: codecs[place] for place in left}
 
 
 def _not_matching(places, specs, fixed):
@@ -285,7 +285,7 @@ def _not_matching(places, specs, fixed):
     return [p for p in places if not any(fnmatch.fnmatchcase(specs[p].name, f) for f in fixed)]
 
 
-def _clip(variable, policy, widths):
+def _clip(variable, fmt, widths):
     """Cuts a weight's range to what suits all widths: one scale is to serve every one (ours).
 
     Of a few ranges the one with the least geometric mean, over the widths, of the squared errors.
@@ -295,9 +295,6 @@ def _clip(variable, policy, widths):
     sample = flat[:: max(len(flat) // _SAMPLE, 1)]
     largest, best = float(np.abs(flat).max(initial=0.0)), None
     compressed = isinstance(variable, CompressedVariable)
-    fmt = (
-        variable.codec.format if compressed else policy.plan([VariableSpec.of(variable)])[0].format
-    )
     codec = Codec(fmt, (len(sample) + 1,))  # And the end of the range, which sets the scale.
     for share in _CLIPS if largest else ():
         end = share * largest

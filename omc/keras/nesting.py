@@ -310,6 +310,11 @@ def described(model, variables):
         return None
     places = {id(variable): place for place, variable in enumerate(variables)}
     options = dataclasses.asdict(state.options)
+    prepared = sorted(state.prepared, reverse=True)
+    own, *added = state.batchnorms[0].widths if state.batchnorms else [state.options.widths[0]]
+    sets = _set_order(own, added)
+    if state.batchnorms and sets != _set_order(state.options.widths[0], prepared):
+        options["sets"] = sets  # A progressive model has those of widths to come, too.
     if state.options.switching is None:
         del options["switching"]  # As files were written before there was any.
     else:
@@ -318,7 +323,7 @@ def described(model, variables):
         **options,
         "bits": list(state.bits) if isinstance(state.bits, tuple) else state.bits,
         "widths": list(state.options.widths),
-        "prepared": sorted(state.prepared, reverse=True),
+        "prepared": prepared,
         "variables": [places[id(variable)] for variable in state.variables],
         "tables": [id(variable) in state.tables for variable in state.variables],
         "variables_before": len(variables) - len(added_variables(model)),
@@ -341,12 +346,17 @@ def restore(model, variables, structure):
     chosen = [variables[place] for place in structure["variables"]]
     state = attach(model, chosen, Options(**options))
     add_tables(model, state, [v for v, has in zip(chosen, structure["tables"]) if has])
-    for bits in structure["prepared"]:
+    for bits in structure.get("sets", _set_order(options["widths"][0], structure["prepared"])):
         for sets in state.batchnorms:
             sets.add(bits)
-        state.prepared.add(bits)
+    state.prepared.update(structure["prepared"])
     bits = structure["bits"]
     state.use(tuple(bits) if isinstance(bits, list) else bits)
+
+
+def _set_order(own, others):
+    """Widths in the order of their BatchNorm sets: first that of the layers' own variables."""
+    return [own, *sorted(set(others) - {own}, reverse=True)]
 
 
 def _listed(widths):
