@@ -77,10 +77,7 @@ class BatchNormSets:
         self._sort()
 
     def _sort(self):
-        """Puts added variables in one order, for Keras' files know a layer's weights by their place:
-
-        widths may have been calibrated in any order.
-        """
+        """Puts added variables in one order, in whichever widths came: Keras' files go by places."""
         places = {id(variable): place for place, variable in enumerate(self.added_variables())}
         for held in (self.layer._trainable_weights, self.layer._non_trainable_weights):
             held.sort(key=lambda variable: places.get(id(variable), -1))

@@ -19,10 +19,10 @@ from omc.keras.nesting import (
     assigned,
     attach,
     checked_nesting,
-    forget_widths,
     nesting_of,
 )
 from omc.keras.quantizers import Recorder
+from omc.keras.readings import eagerly
 from omc.keras.switching import Switching
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec, is_matrix
@@ -177,7 +177,6 @@ def calibrate(model, data, bits=None):
             _prepare(model, state, width, batches)
     finally:
         state.use(before)
-        forget_widths(model)
     return model
 
 
@@ -190,7 +189,6 @@ def _calibrate_allocation(model, state, data, bits):
         _estimate(model, state, batches)
     finally:
         state.use(before)
-        forget_widths(model)
     return model
 
 
@@ -198,7 +196,7 @@ def _estimate(model, state, batches):
     """Statistics of the BatchNorm sets in use, from batches."""
     if not state.batchnorms:
         return
-    with cumulative([sets.layer for sets in state.batchnorms]) as begin_batch:
+    with eagerly(), cumulative([sets.layer for sets in state.batchnorms]) as begin_batch:
         for batch in batches:
             begin_batch(len(tf.nest.flatten(batch)[0]))
             model(batch, training=True)
@@ -235,7 +233,7 @@ def _record(model, state, batches, width=None):
     for variable in state.variables:
         variable.input_quantizer = recorders[id(variable)]
     layers = [sets.layer for sets in state.batchnorms]
-    with still(layers):
+    with eagerly(), still(layers):
         for batch in batches:
             model(batch, training=True if layers else None)
     for variable in state.variables:

@@ -15,14 +15,12 @@ import tensorflow as tf
 
 from omc import nested
 from omc.errors import InputError, InputTypeError, ModelError
-from omc.keras import assigning, joint_training, wrapping
+from omc.keras import assigning, joint_training, originals, wrapping
 from omc.keras.batchnorm_sets import BatchNormSets, batchnorm_layers
 from omc.keras.feeding import feeders
 from omc.keras.quantizers import InputQuantizer
+from omc.keras.readings import Reading, trained_at_all_widths
 from omc.keras.switching import Switching, plain_codec
-
-# What Keras traced at one width; its train_function is of all widths.
-_FUNCTIONS = ("test_function", "predict_function")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Nesting:
         variables: List of the `CompressedVariable`s that change their width.
         tables: Dict of id of a variable -> table of its input quantizers' parameters.
         batchnorms: List of `BatchNormSets`.
-        functions: Dict of a width of all layers -> what Keras traced at it.
+        reading: `Reading`, by which functions know that they are to be traced anew.
     """
 
     def __init__(self, options, variables, batchnorms):
@@ -65,7 +63,8 @@ class Nesting:
         self.variables = variables
         self.tables = {}
         self.batchnorms = batchnorms
-        self.functions = {}
+        self.reading = Reading()
+        self._usual = options.widths[0]
 
     def use(self, bits):
         """Has every variable and layer use prepared widths.
@@ -81,6 +80,7 @@ class Nesting:
         for sets in self.batchnorms:
             sets.use(each[sets.feeder])
         self.bits = bits
+        self.reading.set(None if bits == self._usual else bits)
 
     @contextlib.contextmanager
     def all_bits(self):
@@ -90,7 +90,8 @@ class Nesting:
             codec = plain_codec(variable)
             variable.codec = nested.codec_at(codec, codec.format.bits)
         try:
-            yield
+            with self.reading.being(("all bits", self.reading.now)):
+                yield
         finally:
             for variable, codec in zip(self.variables, before):
                 variable.codec = codec
@@ -104,7 +105,8 @@ class Nesting:
             with self.all_bits():
                 for variable in self.variables:
                     variable.input_quantizer = variable.learned_scale = None
-                yield
+                with self.reading.being("as stored"):
+                    yield
         finally:
             for variable, scale in zip(self.variables, scales):
                 variable.learned_scale = scale
@@ -135,17 +137,17 @@ def at_width(model, bits):
     """
     state = checked_nesting(model)
     bits, before = assigned(model, state, bits), state.bits
-    _switch(model, state, bits)
+    state.use(bits)
     try:
         yield model
     finally:
-        _switch(model, state, before)
+        state.use(before)
 
 
 @nested.switch.register
 def _(target: tf.keras.Model, bits):
     state = checked_nesting(target)
-    _switch(target, state, assigned(target, state, bits))
+    state.use(assigned(target, state, bits))
     return target
 
 
@@ -168,29 +170,7 @@ def assigned(model, state, bits):
 
 def switch_back(model, bits):
     """Has a nested model use widths that `described` gave."""
-    _switch(model, nesting_of(model), tuple(bits) if isinstance(bits, list) else bits)
-
-
-def _switch(model, state, bits):
-    if bits == state.bits:
-        return
-    # What Keras traced is of one width; kept, so that switching back costs nothing. Of allocations
-    # there are too many.
-    compiled = getattr(model, "compiled_loss", None)
-    if not isinstance(state.bits, tuple):
-        state.functions[state.bits] = compiled, {n: getattr(model, n) for n in _FUNCTIONS}
-    state.use(bits)
-    made_for, functions = state.functions.get(bits, (None, {}))
-    for name in _FUNCTIONS:
-        kept = functions.get(name) if made_for is compiled else None
-        setattr(model, name, kept)
-
-
-def forget_widths(model):
-    """Lets go of what Keras traced at every width, but for the training of all of them."""
-    nesting_of(model).functions.clear()
-    for name in _FUNCTIONS:
-        setattr(model, name, None)
+    nesting_of(model).use(tuple(bits) if isinstance(bits, list) else bits)
 
 
 def nesting_of(model):
@@ -234,6 +214,8 @@ def attach(model, variables, options):
             variable.learned_scale = tf.Variable(0.0, trainable=False, name="scale")
     vars(model)["_omc_nesting"] = state  # Past Keras' attribute tracking.
     vars(model)["train_step"] = joint_training.joint_train_step(model, state)
+    vars(model)["make_train_function"] = trained_at_all_widths(model, state.reading)
+    originals.forget([variable.buffer for variable in variables])
     return state
 
 

@@ -14,6 +14,7 @@ count of steps, so that a run that is taken up again draws what it would have dr
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import numbers
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from omc.keras.quantizers import InputQuantizer
 PASSES = 3
 """Steps of the optimizer for each batch: highest, drawn, lowest."""
 
+_draws = itertools.count()  # Each is of its own graph: functions inside are traced for it alone.
 _STREAM = 5  # Of random numbers: stochastic rounding has its own.
 
 
@@ -166,6 +168,7 @@ class Draw:
         with contextlib.ExitStack() as stack:
             for sets in state.batchnorms:
                 stack.enter_context(sets.drawn(self.widths, indices[sets.feeder]))
+            stack.enter_context(state.reading.being(("drawn", next(_draws))))
             yield
 
 

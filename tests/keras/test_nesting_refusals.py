@@ -22,7 +22,7 @@ def mlp(count=4):
     [
         ({"overrides": {"head/kernel": "FP32"}}, ["INT8", "INT8", "INT8", "INT8", "FP32"]),
         ({"overrides": {"d1/kernel": "INT4"}}, ["INT8", "INT4", "INT8", "INT8", "INT8"]),
-        ({"overrides": {"d*/bias": "INT8", "d2/*": "FP32"}}, ["INT8"] * 2 + ["FP32"] + ["INT8"] * 2),
+        ({"overrides": {"d2/*": "FP32"}}, ["INT8", "INT8", "FP32", "INT8", "INT8"]),
         ({"fraction": 0.6, "seed": 3}, None),
     ],
 )
