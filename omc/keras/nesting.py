@@ -18,6 +18,7 @@ from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras import assigning, joint_training, originals, wrapping
 from omc.keras.batchnorm_sets import BatchNormSets, batchnorm_layers
 from omc.keras.feeding import feeders
+from omc.keras.owners import every_layer, owners
 from omc.keras.quantizers import InputQuantizer
 from omc.keras.readings import Reading, trained_at_all_widths
 from omc.keras.switching import Switching, plain_codec
@@ -54,6 +55,7 @@ class Nesting:
         tables: Dict of id of a variable -> table of its input quantizers' parameters.
         batchnorms: List of `BatchNormSets`.
         reading: `Reading`, by which functions know that they are to be traced anew.
+        before: List of (codec, reason) of each of `variables` before it was nested.
     """
 
     def __init__(self, options, variables, batchnorms):
@@ -64,6 +66,7 @@ class Nesting:
         self.tables = {}
         self.batchnorms = batchnorms
         self.reading = Reading()
+        self.before = [(v.codec, wrapping.reason_of(v, "")) for v in variables]
         self._usual = options.widths[0]
 
     def use(self, bits):
@@ -219,19 +222,39 @@ def attach(model, variables, options):
     return state
 
 
+def detach(model):
+    """Makes a nested model what it was before `attach`, where what followed has failed."""
+    state = vars(model).pop("_omc_nesting")
+    for variable, (codec, reason) in zip(state.variables, state.before):
+        variable.codec, variable.learned_scale, variable.input_quantizer = codec, None, None
+        wrapping.give_reason(variable, reason)
+    for sets in state.batchnorms:
+        if sets.widths:
+            sets.use(sets.widths[0])
+    added = [
+        *state.tables.values(),
+        *(v for sets in state.batchnorms for v in sets.added_variables()),
+    ]
+    added = {id(variable) for variable in added}
+    for layer in every_layer(model):
+        for held in (layer._trainable_weights, layer._non_trainable_weights):
+            held[:] = [variable for variable in held if id(variable) not in added]
+    del vars(model)["train_step"], vars(model)["make_train_function"]
+
+
 def add_tables(model, state, variables):
     """Makes the table of input quantizers of each variable, a weight of the layer that owns it."""
-    owners = {
-        id(weight): layer
-        for layer in model._flatten_layers()
-        for weight in (*layer._trainable_weights, *layer._non_trainable_weights)
-    }
+    held, names = owners(model), set()
     for variable in variables if state.options.activations is not None else ():
-        owner = owners[id(variable)]
+        owner = held[id(variable)]
+        name = f"{_name(variable).rsplit('/', 1)[-1]}_inputs"
+        while (owner.name, name) in names:  # Checkpoints know one weight by it.
+            name += "_"
+        names.add((owner.name, name))
         # The scope is for people; checkpoints know the weight by its name within the layer.
         with tf.name_scope(owner.name):
             table = state.tables[id(variable)] = owner.add_weight(
-                name=f"{_name(variable).rsplit('/', 1)[-1]}_inputs",
+                name=name,
                 shape=(variable.codec.format.bits + 1, 2),
                 dtype=tf.float32,
                 initializer="ones",

@@ -155,6 +155,33 @@ def _(_):
     model.fit(X, X[:, :2], verbose=0)
 
 
+@case("nesting a model that renormalizes")
+def _(_):
+    inputs = tf.keras.Input((4,))
+    x = L.BatchNormalization(renorm=True)(L.Dense(6)(L.Dense(6)(inputs)))
+    omc.nest(tf.keras.Model(inputs, L.Dense(2)(x)), (8, 4), X)
+
+
+@case("calibrating with zeros alone")
+def _(_):
+    prepared(calibration=0 * X)
+
+
+@case("calibrating BatchNorm with one example")
+def _(_):
+    prepared(calibration=X[:1])
+
+
+@case("calibrating with inputs that overflow")
+def _(_):
+    prepared(calibration=1e38 * X)
+
+
+@case("alrs of another type")
+def _(_):
+    prepared(alrs="no")
+
+
 @case("calibrating a model that is not nested")
 def _(_):
     omc.calibrate(omc.wrap(plain(), "INT8"), X)

@@ -1,4 +1,4 @@
-"""No trace outlives its width: functions of Keras, of layers, of users read as the model is read."""
+"""No trace outlives its width: functions of Keras, layers and users read as the model is read."""
 
 import numpy as np
 import pytest
