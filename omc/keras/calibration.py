@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from omc import nested
+from omc import nested, transforms
 from omc.codecs import Codec
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras import wrapping
@@ -76,7 +76,7 @@ def nest(
             weight matrix, () for none.
         rounding: "nearest" (Double Rounding) or "shift", the bare shift, for comparison.
         distillation: Share, 0 to 1, of what a width is taught by the next higher one instead of the
-            labels. For models with one output of logits, or of a softmax; 0 suits all.
+            labels. For models with one output of logits, of a softmax or of sigmoids; 0 suits all.
         alrs: Whether the rates of the scales are adapted to each width (ALRS).
         switching: None, or how `fit` draws a width for each layer, as
             `omc.mixed_precision.hasb(model, ...)` gives it: a batch's steps are then at the highest
@@ -135,6 +135,8 @@ def nest(
         for place, end in ends.items() if not plain else ():
             clipped = tf.clip_by_value(every[place].decode(), -end, end)
             every[place].buffer.assign(every[place].codec.encode(clipped))
+        for variable in nested_variables:
+            _give_range(variable)
         recorders = _record(model, state, batches)
         add_tables(model, state, [v for v in nested_variables if recorders[id(v)].seen])
         for width in widths:
@@ -325,6 +327,16 @@ def _end(variable, fmt, widths):
         if best is None or mean < best[0]:
             best = mean, share
     return None if best is None or best[1] == 1.0 else best[1] * largest
+
+
+def _give_range(variable):
+    """Gives a weight that is all 0 the range of He's initializer, for it has none of its own."""
+    codec = nested.codec_at(variable.codec, variable.codec.format.bits)
+    if np.any(codec.decode(variable.buffer)):
+        return
+    end = float((6.0 / max(np.prod(codec.shape[:-1]), 1)) ** 0.5)
+    scale, _ = transforms.prescale(-end, end, codec.format)
+    variable.buffer.assign(codec.zeros(scale))
 
 
 def _checked_widths(bits):

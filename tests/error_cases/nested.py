@@ -139,6 +139,15 @@ def _(_):
     model.fit(X, [X[:, :2], np.ones((8, 6))], verbose=0)
 
 
+@case("distillation of one number")
+def _(_):
+    inputs = tf.keras.Input((4,))
+    x = L.Dense(6)(L.Dense(6)(inputs))
+    model = omc.nest(tf.keras.Model(inputs, L.Dense(1)(x)), (8, 4), X)
+    model.compile("sgd", "mse")
+    model.fit(X, X[:, :1], verbose=0)
+
+
 @case("unknown pattern in fixed")
 def _(_):
     prepared(fixed=("no/such",))
