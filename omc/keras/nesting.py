@@ -21,7 +21,7 @@ from omc.keras.feeding import feeders
 from omc.keras.owners import every_layer, owners
 from omc.keras.quantizers import InputQuantizer
 from omc.keras.readings import Reading, trained_at_all_widths
-from omc.keras.switching import Switching, plain_codec
+from omc.keras.switching import Switching, all_bits, plain_codec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,16 +88,8 @@ class Nesting:
     @contextlib.contextmanager
     def all_bits(self):
         """Context in which reads give all that is stored, as who changes the weights needs it."""
-        before = [variable.codec for variable in self.variables]
-        for variable in self.variables:
-            codec = plain_codec(variable)
-            variable.codec = nested.codec_at(codec, codec.format.bits)
-        try:
-            with self.reading.being(("all bits", self.reading.now)):
-                yield
-        finally:
-            for variable, codec in zip(self.variables, before):
-                variable.codec = codec
+        with all_bits(self.variables), self.reading.being(("all bits", self.reading.now)):
+            yield
 
     @contextlib.contextmanager
     def as_stored(self):

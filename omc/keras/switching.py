@@ -177,6 +177,28 @@ def plain_codec(variable):
     return getattr(variable.codec, "codec", variable.codec)
 
 
+@contextlib.contextmanager
+def all_bits(variables):
+    """Context in which reads of compressed variables give all that is stored.
+
+    Who reads weights to change them needs it, as constraints and weight decay do: at fewer bits
+    they would write back what is left of them.
+
+    Args:
+        variables: List of `CompressedVariable`s; those that are not nested stay as they are.
+    """
+    variables = [variable for variable in variables if variable.learned_scale is not None]
+    before = [variable.codec for variable in variables]
+    for variable in variables:
+        codec = plain_codec(variable)
+        variable.codec = nested.codec_at(codec, codec.format.bits)
+    try:
+        yield
+    finally:
+        for variable, codec in zip(variables, before):
+            variable.codec = codec
+
+
 class SwitchedCodec:
     """Codecs of one buffer, one a width, of which an index in the graph says which one reads.
 

@@ -133,7 +133,7 @@ def test_an_artifact_of_other_widths_is_refused_and_changes_nothing(trained, tmp
     others = [
         (nested_network(bits=(8, 2)), "nested.omc"),
         (nested_network(activations=None), "nested.omc"),
-        (omc.wrap(network(), "INT8"), "nested.omc"),
+        (omc.wrap(network(), "S1E3M7"), "nested.omc"),
         (nested_network(), "plain.omc"),
         (network(norm=False), "nested.omc"),
     ]

@@ -1,6 +1,7 @@
 """Nested models in files: what is kept, and what a model has to be like to take it back."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import omc
@@ -59,3 +60,67 @@ def test_keras_files_have_the_sets_in_one_order(tmp_path):
             found = nested.switch(other, bits).predict(X, verbose=0)
             np.testing.assert_allclose(found, expected, atol=0.05)
         nested.switch(other, 8)
+
+
+def test_a_wrapped_model_becomes_nested_as_the_one_that_was_saved(tmp_path):
+    model = omc.nest(mlp(), (8, 4), X)
+    outputs = marked(model, (8, 4))
+    omc.save(model, tmp_path / "m.omc")
+    with omc.init_compressed("INT8"):
+        born = mlp()
+    for target in (born, omc.wrap(mlp(), "INT8")):
+        target.predict(X, verbose=0)
+        loaded = omc.load(tmp_path / "m.omc", target)
+        np.testing.assert_array_equal(loaded.predict(X, verbose=0), outputs[4])
+        for bits, expected in outputs.items():
+            found = nested.switch(loaded, bits).predict(X, verbose=0)
+            np.testing.assert_array_equal(found, expected)
+    loaded.compile("sgd", "mse")
+    loaded.fit(X, X[:, :3], verbose=0)
+    used = omc.wrap(mlp(), "INT8")
+    used.compile("sgd", "mse")
+    used.fit(X, X[:, :3], verbose=0)
+    before = [v.numpy() for v in used.variables]
+    with pytest.raises(omc.errors.ModelError, match="optimizer"):
+        omc.load(tmp_path / "m.omc", used)
+    for variable, value in zip(used.variables, before):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_an_artifact_of_other_widths_says_what_differs(tmp_path):
+    omc.save(omc.nest(mlp(), (8, 4), X), tmp_path / "m.omc")
+    omc.save(omc.wrap(mlp(), "INT8"), tmp_path / "plain.omc")
+    for options, name, text in (
+        ({"bits": (8, 2)}, "m.omc", r"with trained widths \[8, 4\] instead of \[8, 2\], widths"),
+        ({"alrs": False}, "m.omc", "with alrs True instead of False. Tip"),
+        ({}, "plain.omc", "with no widths. Tip"),
+    ):
+        model = omc.nest(mlp(), **{"bits": (8, 4), "calibration": X, **options})
+        with pytest.raises(omc.errors.ArtifactError, match=text):
+            omc.load(tmp_path / name, model)
+
+
+def test_ones_own_loop_changes_all_stored_bits():
+    """A constraint, weight decay and averages at 2 bits would leave 2 bits of the weights."""
+    tf.keras.utils.set_random_seed(0)
+    constraint = tf.keras.constraints.MaxNorm(1.0)
+    layers = [L.Dense(16, kernel_constraint=constraint) for _ in range(3)]
+    model = tf.keras.Sequential([tf.keras.Input((6,)), *layers, L.Dense(3)])
+    omc.nest(model, (8, 2), activations=None)
+    optimizer = tf.keras.optimizers.AdamW(1e-3, weight_decay=0.1, use_ema=True)
+
+    @tf.function
+    def step():
+        with omc.at_width(model, 2), tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(model(X, training=True)))
+        with omc.at_width(model, 2):
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+
+    for _ in range(3):
+        step()
+    kernel = model.layers[1].kernel
+    assert len(np.unique(kernel.numpy())) > 60
+    assert np.linalg.norm(kernel.numpy(), axis=0).max() < 1.05
+    nested.switch(model, 2)
+    assert len(np.unique(kernel.numpy())) <= 4
