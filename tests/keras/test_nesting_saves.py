@@ -6,6 +6,8 @@ import tensorflow as tf
 
 import omc
 from omc import nested
+from omc.keras import grids
+from omc.keras.nesting import nesting_of
 from tests.keras.nested_models import L
 
 X = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
@@ -124,3 +126,43 @@ def test_ones_own_loop_changes_all_stored_bits():
     assert np.linalg.norm(kernel.numpy(), axis=0).max() < 1.05
     nested.switch(model, 2)
     assert len(np.unique(kernel.numpy())) <= 4
+
+
+def test_dense_values_of_all_bits_get_their_codes_back(tmp_path):
+    tf.keras.utils.set_random_seed(0)
+    model, other = (omc.nest(mlp(), (8, 3), X * scale, fixed=()) for scale in (1, 2))
+    other.set_weights([np.random.default_rng(1).permuted(w) * 0.7 for w in other.get_weights()])
+    model.compile(tf.keras.optimizers.SGD(0.3), "mse")
+    model.fit(X, X[:, :3], epochs=3, verbose=0)
+    kept, state = model.get_weights(), nesting_of(model)
+    codes = [v.codec.codes(v.buffer).numpy() for v in state.variables]
+    outputs = {bits: nested.switch(model, bits).predict(X, verbose=0) for bits in (8, 3)}
+    nested.switch(model, 8)
+    model.save_weights(tmp_path / "m.weights.h5")
+    model.save_weights(tmp_path / "checkpoint")
+    model.fit(X, X[:, :3], epochs=3, verbose=0)  # The scales move on.
+    for target, restore in (
+        (model, lambda: model.set_weights(kept)),
+        (other, lambda: other.load_weights(tmp_path / "m.weights.h5")),
+        (model, lambda: model.load_weights(tmp_path / "checkpoint")),
+    ):
+        nested.switch(target, 8)
+        restore()
+        for variable, wanted in zip(nesting_of(target).variables, codes):
+            np.testing.assert_array_equal(variable.codec.codes(variable.buffer), wanted)
+        for bits, expected in outputs.items():
+            found = nested.switch(target, bits).predict(X, verbose=0)
+            assert np.abs(found - expected).mean() < 1e-3
+        nested.switch(target, 8)
+        target.set_weights([w * 1.5 + 0.1 for w in target.get_weights()])
+
+
+def test_what_lies_on_no_grid_is_rounded_as_ever():
+    rng = np.random.default_rng(0)
+    codec = omc.codecs.Codec(omc.Format.parse("INT8"), (16, 8))
+    coarse = rng.integers(-7, 8, (16, 8)) * 0.1
+    for values in (rng.standard_normal((16, 8)), coarse, np.zeros((16, 8)), np.full((16, 8), 3.0)):
+        assert grids.assigned(codec, tf.constant(values, tf.float32)) is None
+    buffer = codec.encode(tf.constant(rng.standard_normal((16, 8)), tf.float32))
+    found = grids.assigned(codec, codec.decode(buffer))
+    np.testing.assert_array_equal(codec.codes(found), codec.codes(buffer))
