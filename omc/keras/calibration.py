@@ -59,6 +59,9 @@ def nest(
     The first and the last weight matrix keep all stored bits at every width, and float32
     activations (the paper leaves these layers in float32; their codes are ours).
 
+    An error leaves the model untouched; but for what a layer raises that computes with plain
+    weights, but not with codes: a plain model is then wrapped, and not nested.
+
     Args:
         model: A built `tf.keras.Model`, plain or wrapped.
         bits: Widths to train, each at most what the policy stores.
@@ -89,8 +92,7 @@ def nest(
         InputTypeError: An argument of the wrong type.
         InputError: A width that is not stored, no calibration where it is needed, a pattern that
             matches nothing, or another argument outside of what is allowed.
-        ModelError: The model is not built, nested already, or has no weight left to nest; it is
-            untouched.
+        ModelError: The model is not built, nested already, or has no weight left to nest.
     """
     if not isinstance(model, tf.keras.Model):
         raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
