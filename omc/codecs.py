@@ -87,9 +87,13 @@ class Codec:
             scale, offset = transforms.least_squares(scale, offset, sums, self.count, self.format)
         return self._join(planes, to_bytes(tf.stack([scale, offset])))
 
-    def zeros(self):
-        """Buffer of zeros, which takes the range of the first values added to it; see `add`."""
-        return self._zeros(1.0)
+    def zeros(self, scale=1.0):
+        """Buffer of zeros, which takes the range of the first values added to it; see `add`.
+
+        Args:
+            scale: The scale until then, which stays where the codec saturates.
+        """
+        return self._zeros(scale)
 
     def decode(self, buffer):
         """Dense float32 tensor of `shape`: scale * u' + offset for every code."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from omc import nested
 from omc.errors import InputError, InputTypeError
 from omc.keras import wrapping
+from omc.keras.owners import owners
 from omc.policies import Policy, VariableSpec
 
 
@@ -38,12 +39,8 @@ def widths(model, variables, highest, bits):
 
 def names_of(model, variables):
     """(name of the variable, name of the layer that owns it) of each variable."""
-    owners = {
-        id(weight): layer.name
-        for layer in model._flatten_layers()
-        for weight in (*layer._trainable_weights, *layer._non_trainable_weights)
-    }
-    return [(VariableSpec.of(variable).name, owners[id(variable)]) for variable in variables]
+    held = owners(model)
+    return [(VariableSpec.of(variable).name, held[id(variable)].name) for variable in variables]
 
 
 def _named(model, variables, highest, bits):

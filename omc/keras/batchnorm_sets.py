@@ -9,6 +9,7 @@ import contextlib
 import tensorflow as tf
 
 from omc.errors import ModelError
+from omc.keras.owners import every_layer
 from omc.keras.wrapping import give_reason
 
 _SCALES = ("gamma", "beta")
@@ -24,7 +25,7 @@ def batchnorm_layers(model):
     needed = (*_STATISTICS, "momentum")
     found = [
         layer
-        for layer in model._flatten_layers()
+        for layer in every_layer(model)
         if all(getattr(layer, name, None) is not None for name in needed)
     ]
     for layer in found:
@@ -74,6 +75,13 @@ class BatchNormSets:
             return
         source = self._sets[self.widths[0] if like is None else like]
         self._sets[bits] = {name: self._copy(name, bits, source[name]) for name in self._names}
+        self._sort()
+
+    def _sort(self):
+        """Puts added variables in one order, however widths came: Keras' files go by places."""
+        places = {id(variable): place for place, variable in enumerate(self.added_variables())}
+        for held in (self.layer._trainable_weights, self.layer._non_trainable_weights):
+            held.sort(key=lambda variable: places.get(id(variable), -1))
 
     def _copy(self, name, bits, original):
         # The scope is for people; checkpoints know the weight by its name within the layer.
@@ -125,6 +133,24 @@ class BatchNormSets:
             yield
         finally:
             vars(layer).pop("call") if before is None else vars(layer).update(call=before)
+
+
+@contextlib.contextmanager
+def unchanged(layers, failing_only=False):
+    """Context after which layers' moving statistics are what they were, whatever came in (Inf).
+
+    Args:
+        layers: List of layers.
+        failing_only: Whether that is so after an error alone.
+    """
+    kept = [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
+    values, done = [variable.numpy() for variable in kept], False
+    try:
+        yield
+        done = True
+    finally:
+        for variable, value in zip(kept, values) if not (done and failing_only) else ():
+            variable.assign(value)
 
 
 @contextlib.contextmanager

@@ -1,28 +1,30 @@
 """nest() and calibrate(): prepare a Keras model to be read, and trained, at many widths."""
 
+import contextlib
 import fnmatch
-import itertools
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from omc import nested
+from omc import nested, transforms
 from omc.codecs import Codec
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras import wrapping
-from omc.keras.batchnorm_sets import batchnorm_layers, cumulative, still
+from omc.keras.batchnorm_sets import batchnorm_layers, cumulative, still, unchanged
+from omc.keras.calibration_data import checked_batches, examples, try_out
 from omc.keras.nesting import (
     Options,
     add_tables,
     assigned,
     attach,
     checked_nesting,
-    forget_widths,
+    detach,
     nesting_of,
 )
 from omc.keras.quantizers import Recorder
+from omc.keras.readings import eagerly
 from omc.keras.switching import Switching
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec, is_matrix
@@ -30,8 +32,6 @@ from omc.policies import Policy, VariableSpec, is_matrix
 BATCHNORMS = ("sets", "shared")
 _CLIPS = np.linspace(1.0, 0.3, 29)  # Shares of a variable's largest magnitude that are tried.
 _SAMPLE = 1 << 16  # Weights of a variable on which they are tried.
-_BATCH = 128
-_MOST_BATCHES = 4096
 
 
 def nest(
@@ -59,6 +59,9 @@ def nest(
     The first and the last weight matrix keep all stored bits at every width, and float32
     activations (the paper leaves these layers in float32; their codes are ours).
 
+    An error leaves the model untouched; but for what a layer raises that computes with plain
+    weights, but not with codes: a plain model is then wrapped, and not nested.
+
     Args:
         model: A built `tf.keras.Model`, plain or wrapped.
         bits: Widths to train, each at most what the policy stores.
@@ -76,7 +79,7 @@ def nest(
             weight matrix, () for none.
         rounding: "nearest" (Double Rounding) or "shift", the bare shift, for comparison.
         distillation: Share, 0 to 1, of what a width is taught by the next higher one instead of the
-            labels. For models with one output of logits, or of a softmax; 0 suits all.
+            labels. For models with one output of logits, of a softmax or of sigmoids; 0 suits all.
         alrs: Whether the rates of the scales are adapted to each width (ALRS).
         switching: None, or how `fit` draws a width for each layer, as
             `omc.mixed_precision.hasb(model, ...)` gives it: a batch's steps are then at the highest
@@ -89,8 +92,7 @@ def nest(
         InputTypeError: An argument of the wrong type.
         InputError: A width that is not stored, no calibration where it is needed, a pattern that
             matches nothing, or another argument outside of what is allowed.
-        ModelError: The model is not built, nested already, or has no weight left to nest; it is
-            untouched.
+        ModelError: The model is not built, nested already, or has no weight left to nest.
     """
     if not isinstance(model, tf.keras.Model):
         raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
@@ -100,7 +102,7 @@ def nest(
         tip = "call model.build(input_shape), or the model on a batch, first."
         raise ModelError("model", "a built model", f"{model.name!r}, which is not", tip)
     widths = _checked_widths(bits)
-    _check_choices(activations, batchnorm, distillation)
+    _check_choices(activations, batchnorm, distillation, alrs)
     _check_switching(switching, widths)
     policy = Policy.of(policy)
     plain = "_omc_plan" not in vars(model)
@@ -109,33 +111,55 @@ def nest(
         wrapping.check_variables(model)
     wrapping.check_optimizer(model)
     variables = wrapping.variables_of(model)
-    places = _nested_places(variables, policy if plain else None, widths, fixed, rounding)
+    codecs = _nested_codecs(variables, policy if plain else None, widths, fixed, rounding)
     if switching is not None:
-        switching = switching.of([VariableSpec.of(variables[place]).name for place in places])
-    needed = activations is not None or batchnorm_layers(model)
-    if calibration is None and needed:
+        switching = switching.of([VariableSpec.of(variables[place]).name for place in codecs])
+    layers = batchnorm_layers(model)
+    if calibration is None and (activations is not None or layers):
         what = "its activations" if activations is not None else "its BatchNorm statistics"
         tip = "a few hundred examples will do: calibration=x[:256]."
         raise InputError("calibration", f"batches to fit {what} to", "none", tip)
-    batches = None if calibration is None else _batches(calibration, "calibration")
-    _try_out(model, batches, "calibration")  # While the model is as it was.
-    for place in places:
-        _clip(variables[place], policy, widths)
+    batches = None if calibration is None else checked_batches(calibration, "calibration", layers)
+    try_out(model, batches, "calibration", layers)  # While the model is as it was.
+    ends = {place: _end(variables[place], codec.format, widths) for place, codec in codecs.items()}
+    ends = {place: end for place, end in ends.items() if end is not None}
     del variables
     if plain:
-        wrapping.wrap(model, policy)
-    nested_variables = [wrapping.variables_of(model)[place] for place in places]
+        wrapping.wrap_built(model, policy, ends)  # Which checks the rest, and changes nothing then.
+        wrapping.forget_functions(model)
+    every = wrapping.variables_of(model)
+    nested_variables = [every[place] for place in codecs]
     options = Options(
         widths, activations, batchnorm, rounding, float(distillation), bool(alrs), switching
     )
-    state = attach(model, nested_variables, options)
-    recorders = _record(model, state, batches)
-    add_tables(model, state, [v for v in nested_variables if recorders[id(v)].seen])
-    for width in widths:
-        _prepare(model, state, width, batches)
-    state.use(widths[0])
+    with _all_or_nothing(model, nested_variables), unchanged(layers, failing_only=True):
+        state = attach(model, nested_variables, options)
+        for place, end in ends.items() if not plain else ():
+            clipped = tf.clip_by_value(every[place].decode(), -end, end)
+            every[place].buffer.assign(every[place].codec.encode(clipped))
+        for variable in nested_variables:
+            _give_range(variable)
+        recorders = _record(model, state, batches)
+        add_tables(model, state, [v for v in nested_variables if recorders[id(v)].seen])
+        for width in widths:
+            _prepare(model, state, width, batches)
+        state.use(widths[0])
     wrapping.forget_functions(model)
     return model
+
+
+@contextlib.contextmanager
+def _all_or_nothing(model, variables):
+    """Context in which a wrapped model is nested; after an error it is as it was before."""
+    buffers = [variable.buffer.numpy() for variable in variables]
+    try:
+        yield
+    except BaseException:
+        if nesting_of(model) is not None:
+            detach(model)
+        for variable, buffer in zip(variables, buffers):
+            variable.buffer.assign(buffer)
+        raise
 
 
 def calibrate(model, data, bits=None):
@@ -166,31 +190,31 @@ def calibrate(model, data, bits=None):
     if isinstance(bits, (Mapping, Policy)):
         return _calibrate_allocation(model, state, data, assigned(model, state, bits))
     widths = state.options.widths if bits is None else _checked_widths(bits)
-    batches = _batches(data, "data")
+    layers = [sets.layer for sets in state.batchnorms]
+    batches = checked_batches(data, "data", layers)
     for width in widths:
         for variable in state.variables:
             nested.format_at(variable.codec.format, width)
-    _try_out(model, batches, "data")
+    try_out(model, batches, "data", layers)
     before = state.bits
     try:
         for width in widths:
             _prepare(model, state, width, batches)
     finally:
         state.use(before)
-        forget_widths(model)
     return model
 
 
 def _calibrate_allocation(model, state, data, bits):
-    batches = _batches(data, "data")
-    _try_out(model, batches, "data")
+    layers = [sets.layer for sets in state.batchnorms]
+    batches = checked_batches(data, "data", layers)
+    try_out(model, batches, "data", layers)
     before = state.bits
     try:
         state.use(bits)
         _estimate(model, state, batches)
     finally:
         state.use(before)
-        forget_widths(model)
     return model
 
 
@@ -198,9 +222,9 @@ def _estimate(model, state, batches):
     """Statistics of the BatchNorm sets in use, from batches."""
     if not state.batchnorms:
         return
-    with cumulative([sets.layer for sets in state.batchnorms]) as begin_batch:
+    with eagerly(), cumulative([sets.layer for sets in state.batchnorms]) as begin_batch:
         for batch in batches:
-            begin_batch(len(tf.nest.flatten(batch)[0]))
+            begin_batch(examples(batch))
             model(batch, training=True)
 
 
@@ -235,7 +259,7 @@ def _record(model, state, batches, width=None):
     for variable in state.variables:
         variable.input_quantizer = recorders[id(variable)]
     layers = [sets.layer for sets in state.batchnorms]
-    with still(layers):
+    with eagerly(), still(layers):
         for batch in batches:
             model(batch, training=True if layers else None)
     for variable in state.variables:
@@ -243,8 +267,8 @@ def _record(model, state, batches, width=None):
     return recorders
 
 
-def _nested_places(variables, policy, widths, fixed, rounding):
-    """Places in `variables` of those that change their width; raises where there is none.
+def _nested_codecs(variables, policy, widths, fixed, rounding):
+    """Dict of place -> `Codec` of the variables that change their width; raises where none does.
 
     Args:
         variables: The model's variables.
@@ -272,7 +296,7 @@ def _nested_places(variables, policy, widths, fixed, rounding):
             f"{len(places)} compressed ones, all of which are fixed",
             "wrap it in INT8, or pass fixed=() so that the first and the last change, too.",
         )
-    return left
+    return {place: codecs[place] for place in left}
 
 
 def _not_matching(places, specs, fixed):
@@ -285,19 +309,16 @@ def _not_matching(places, specs, fixed):
     return [p for p in places if not any(fnmatch.fnmatchcase(specs[p].name, f) for f in fixed)]
 
 
-def _clip(variable, policy, widths):
-    """Cuts a weight's range to what suits all widths: one scale is to serve every one (ours).
+def _end(variable, fmt, widths):
+    """Magnitude at which a weight is cut off so that its range suits all widths; None for nowhere.
 
-    Of a few ranges the one with the least geometric mean, over the widths, of the squared errors.
+    One scale is to serve every width (ours): of a few ranges the one with the least geometric mean,
+    over the widths, of the squared errors.
     """
-    values = variable.decode() if isinstance(variable, CompressedVariable) else variable
-    flat = np.asarray(tf.reshape(values, [-1]))
+    compressed = isinstance(variable, CompressedVariable)
+    flat = np.asarray(tf.reshape(variable.decode() if compressed else variable, [-1]))
     sample = flat[:: max(len(flat) // _SAMPLE, 1)]
     largest, best = float(np.abs(flat).max(initial=0.0)), None
-    compressed = isinstance(variable, CompressedVariable)
-    fmt = (
-        variable.codec.format if compressed else policy.plan([VariableSpec.of(variable)])[0].format
-    )
     codec = Codec(fmt, (len(sample) + 1,))  # And the end of the range, which sets the scale.
     for share in _CLIPS if largest else ():
         end = share * largest
@@ -307,13 +328,17 @@ def _clip(variable, policy, widths):
         mean = float(np.mean(np.log(np.maximum(errors, 1e-30))))
         if best is None or mean < best[0]:
             best = mean, share
-    if best is None or best[1] == 1.0:
+    return None if best is None or best[1] == 1.0 else best[1] * largest
+
+
+def _give_range(variable):
+    """Gives a weight that is all 0 the range of He's initializer, for it has none of its own."""
+    codec = nested.codec_at(variable.codec, variable.codec.format.bits)
+    if np.any(codec.decode(variable.buffer)):
         return
-    clipped = tf.clip_by_value(values, -best[1] * largest, best[1] * largest)
-    if compressed:
-        variable.buffer.assign(variable.codec.encode(clipped))
-    else:
-        variable.assign(clipped)
+    end = float((6.0 / max(np.prod(codec.shape[:-1]), 1)) ** 0.5)
+    scale, _ = transforms.prescale(-end, end, codec.format)
+    variable.buffer.assign(codec.zeros(scale))
 
 
 def _checked_widths(bits):
@@ -330,7 +355,9 @@ def _checked_widths(bits):
     return tuple(sorted(map(int, bits), reverse=True))
 
 
-def _check_choices(activations, batchnorm, distillation):
+def _check_choices(activations, batchnorm, distillation, alrs):
+    if not isinstance(alrs, (bool, np.bool_)):
+        raise InputTypeError("alrs", "True or False", alrs)
     if isinstance(distillation, bool) or not isinstance(distillation, numbers.Real):
         raise InputTypeError("distillation", "a number from 0 to 1", distillation)
     if not 0 <= distillation <= 1:
@@ -352,38 +379,3 @@ def _check_switching(switching, widths):
         raise InputTypeError("switching", "an omc.keras.Switching, or None", switching, tip)
     if len(widths) < 2:
         raise InputError("switching", "two widths or more to switch between", widths)
-
-
-def _batches(data, argument):
-    """Batches of inputs, to be gone through more than once."""
-    if isinstance(data, (np.ndarray, tf.Tensor)):
-        found = [data[i : i + _BATCH] for i in range(0, len(data) if data.ndim else 0, _BATCH)]
-    elif isinstance(data, (str, dict)) or not isinstance(data, Iterable):
-        tip = "a batch of several inputs is a list or dict of arrays, in a list of batches."
-        raise InputTypeError(argument, "an array or batches of inputs", type(data).__name__, tip)
-    else:  # In a list, for a generator could not be gone through twice.
-        found = list(itertools.islice(data, _MOST_BATCHES + 1))
-        found = [batch[0] if isinstance(batch, tuple) else batch for batch in found]
-    if not 0 < len(found) <= _MOST_BATCHES:
-        got = f"more than {_MOST_BATCHES}" if found else "none"
-        tip = "take a part of it: dataset.take(8)." if found else ""
-        raise InputError(argument, f"1 to {_MOST_BATCHES} batches of inputs", got, tip)
-    return found
-
-
-def _try_out(model, batches, argument):
-    """Raises the error of batches that the model does not take, or that hold NaN or Inf."""
-    for batch in batches or ():
-        for tensor in tf.nest.flatten(batch):
-            dtype = getattr(tensor, "dtype", None)
-            if not np.size(tensor):
-                raise InputError(argument, "batches with examples", "an empty one")
-            floating = dtype is not None and tf.as_dtype(dtype).is_floating
-            if floating and not tf.reduce_all(tf.math.is_finite(tensor)):
-                raise InputError(argument, "finite inputs", "NaN or Inf in a batch")
-        try:
-            model(batch, training=False)
-        except Exception as error:  # Whatever Keras or the model makes of it.
-            text = str(error).strip().split("\n")[0][:200]
-            tip = "a batch is what model(batch) takes; labels go into pairs (x, y) of each batch."
-            raise InputError(argument, f"batches that {model.name!r} takes", text, tip) from error

@@ -5,6 +5,8 @@ a width after; n widths make n^2 sets. Ours is n: a set belongs to the width of 
 whose output the statistics are of.
 """
 
+from omc.keras.owners import every_layer, owned
+
 
 def feeders(model, layers, variables):
     """For each layer the place in `variables` of the one that feeds it.
@@ -23,10 +25,9 @@ def feeders(model, layers, variables):
     """
     places = {id(variable): place for place, variable in enumerate(variables)}
     before, last = {}, 0
-    for layer in model._flatten_layers():
+    for layer in every_layer(model):
         before[id(layer)] = last
-        own = (*layer._trainable_weights, *layer._non_trainable_weights)
-        last = max((places[id(v)] for v in own if id(v) in places), default=last)
+        last = max((places[id(v)] for v in owned(layer) if id(v) in places), default=last)
     return [_along_graph(layer, places, before[id(layer)]) for layer in layers]
 
 

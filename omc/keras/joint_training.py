@@ -15,7 +15,11 @@ D = widths[0] - b, over all scales i of that width. (The paper prints lr - mean,
 for usual gradients; the product is ours.) A scale moves by 0.2 % in a step at most (ours).
 
 Weights are stored as codes under their scale and as nothing else, so a new scale means to round
-them anew. That is done, stochastically, once the scale has moved by a hundredth (ours).
+them anew. That is done, stochastically, once the scale has moved by a hundredth (ours). Nor could a
+scale at that pace follow weights that outgrow it, as those of a small initializer do. So it doubles
+once the weights' mean square is above half of the range's, which no range that `omc.nest` chooses
+comes to, while the scale's own gradient has it grow; and the range of activations doubles once
+their root mean square is twice its end (ours).
 
 Distillation (recursive, as Any-Precision DNN, arXiv 1911.07346): below the highest width the loss
 is
@@ -31,13 +35,15 @@ import contextlib
 
 import tensorflow as tf
 
+from omc import nested
 from omc.errors import InputError, ModelError
 from omc.keras.gradient import read
 from omc.keras.optimizers import refuse_legacy, slim
-from omc.keras.switching import PASSES, Draw, SwitchedCodec
+from omc.keras.switching import PASSES, Draw, SwitchedCodec, plain_codec
 
 _MOST = 0.002  # Part by which a scale moves in a step at most.
 _ROUNDED_ANEW = 0.01  # Part by which the weights' scale has moved when they are.
+_OUTGROWN = 0.5  # Mean square of weights, as a part of their range's, above which it doubles.
 _LEAST = 1e-8
 
 
@@ -119,12 +125,16 @@ def _step(model, state, x, y, sample_weights, teacher):
     learning = [variable for variable in state.variables if id(variable) in trainable]
     tables = [state.tables[id(v)] for v in learning if id(v) in state.tables]
     scales = [*tables, *(variable.learned_scale for variable in learning)]
+    for variable in learning:
+        if variable.input_quantizer is not None:
+            variable.input_quantizer.squares = []
     with tf.GradientTape() as tape:
         tape.watch(scales)
         outputs = model(x, training=True)
         loss = model.compute_loss(x, y, outputs, sample_weights)
         if teacher is not None and state.options.distillation:
             distance = _cross_entropy(model, teacher, outputs, sample_weights)
+            loss = tf.cast(loss, tf.float32)  # Of a 16 bit output it has 16 bits.
             loss = (1.0 - state.options.distillation) * loss + state.options.distillation * distance
     sources = [*model.trainable_variables, *scales]
     pairs = model.optimizer.compute_gradients(loss, sources, tape)
@@ -187,6 +197,7 @@ def _move_scales(model, state, gradients):
                 offset - tf.clip_by_value(own * size[1], -limit, limit),
             ]
         )
+        moved *= tf.where(variable.input_quantizer.outgrown(), 2.0, 1.0)
         rows = tf.tensor_scatter_nd_update(table.read_value(), [[row]], [moved])
         done.append(table.assign(rows, read_value=False))
     return [operation for operation in done if operation is not None]
@@ -216,17 +227,28 @@ def _round_anew(state):
     for variable in state.variables:
         with tf.control_dependencies(last):
             moved = variable.learned_scale.read_value()
+        outgrown = tf.cond(moved > 0.0, lambda v=variable: _outgrown(v), lambda: tf.constant(False))
         last = [
             tf.cond(
-                tf.abs(moved) > _ROUNDED_ANEW,
-                lambda v=variable, m=moved: _rescale(v, m),
+                outgrown | (tf.abs(moved) > _ROUNDED_ANEW),
+                lambda v=variable, m=moved, o=outgrown: _rescale(v, m, o),
                 lambda: tf.constant(False),
             )
         ]
 
 
-def _rescale(variable, moved):
-    variable.rescale(tf.exp(moved))
+def _outgrown(variable):
+    """Whether a variable's stored weights fill their range as only those do that are cut off."""
+    codec = plain_codec(variable)
+    codec = nested.codec_at(codec, codec.format.bits)
+    buffer = read(variable.buffer)
+    scale, _ = codec.transform_of(buffer)
+    square = 2.0 * tf.nn.l2_loss(codec.decode(buffer)) / codec.count
+    return square > _OUTGROWN * (codec.format.limit * scale) ** 2
+
+
+def _rescale(variable, moved, outgrown):
+    variable.rescale(tf.exp(moved) * tf.where(outgrown, 2.0, 1.0))
     variable.learned_scale.assign(0.0)
     return tf.constant(True)
 
@@ -243,16 +265,26 @@ def _clipped(gradient):
 
 
 def _cross_entropy(model, teacher, outputs, sample_weights):
-    """Mean cross-entropy of outputs against another width's, both over the last axis."""
+    """Mean cross-entropy of outputs against another width's, both over the last axis.
+
+    Of sigmoids, each against its own.
+    """
     if not tf.is_tensor(outputs):
         tip = "pass distillation=0 to omc.nest for models with several outputs."
         raise InputError("distillation", "one tensor of outputs", type(outputs).__name__, tip)
     teacher, outputs = tf.cast(teacher, tf.float32), tf.cast(outputs, tf.float32)
-    if _gives_probabilities(model):
-        teacher, outputs = (tf.math.log(p + 1e-7) for p in (teacher, outputs))
-    losses = tf.nn.softmax_cross_entropy_with_logits(
-        labels=tf.stop_gradient(tf.nn.softmax(teacher)), logits=outputs
-    )
+    activation = _last_activation(model)
+    if activation is tf.keras.activations.sigmoid:
+        losses = tf.keras.losses.binary_crossentropy(tf.stop_gradient(teacher), outputs)
+    else:
+        if outputs.shape[-1] == 1:
+            tip = "pass distillation=0 to omc.nest, or give the last layer a sigmoid."
+            raise InputError("distillation", "outputs with two classes or more", "one", tip)
+        if activation is tf.keras.activations.softmax:
+            teacher, outputs = (tf.math.log(p + 1e-7) for p in (teacher, outputs))
+        losses = tf.nn.softmax_cross_entropy_with_logits(
+            labels=tf.stop_gradient(tf.nn.softmax(teacher)), logits=outputs
+        )
     if sample_weights is not None:
         sample_weights = tf.cast(sample_weights, losses.dtype)
         while sample_weights.shape.rank > losses.shape.rank and sample_weights.shape[-1] == 1:
@@ -263,10 +295,12 @@ def _cross_entropy(model, teacher, outputs, sample_weights):
     return tf.reduce_mean(losses)
 
 
-def _gives_probabilities(model):
+def _last_activation(model):
+    """The function that the last layer puts out, as far as it can be told."""
     last = model.layers[-1] if model.layers else None
-    softmax = tf.keras.activations.softmax
-    return isinstance(last, tf.keras.layers.Softmax) or getattr(last, "activation", 0) is softmax
+    if isinstance(last, tf.keras.layers.Softmax):
+        return tf.keras.activations.softmax
+    return getattr(last, "activation", None)
 
 
 def _build_optimizer(model):

@@ -15,14 +15,13 @@ import tensorflow as tf
 
 from omc import nested
 from omc.errors import InputError, InputTypeError, ModelError
-from omc.keras import assigning, joint_training, wrapping
+from omc.keras import assigning, joint_training, originals, wrapping
 from omc.keras.batchnorm_sets import BatchNormSets, batchnorm_layers
 from omc.keras.feeding import feeders
+from omc.keras.owners import every_layer, owners
 from omc.keras.quantizers import InputQuantizer
-from omc.keras.switching import Switching, plain_codec
-
-# What Keras traced at one width; its train_function is of all widths.
-_FUNCTIONS = ("test_function", "predict_function")
+from omc.keras.readings import Reading, trained_at_all_widths
+from omc.keras.switching import Switching, all_bits, plain_codec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +54,8 @@ class Nesting:
         variables: List of the `CompressedVariable`s that change their width.
         tables: Dict of id of a variable -> table of its input quantizers' parameters.
         batchnorms: List of `BatchNormSets`.
-        functions: Dict of a width of all layers -> what Keras traced at it.
+        reading: `Reading`, by which functions know that they are to be traced anew.
+        before: List of (codec, reason) of each of `variables` before it was nested.
     """
 
     def __init__(self, options, variables, batchnorms):
@@ -65,7 +65,9 @@ class Nesting:
         self.variables = variables
         self.tables = {}
         self.batchnorms = batchnorms
-        self.functions = {}
+        self.reading = Reading()
+        self.before = [(v.codec, wrapping.reason_of(v, "")) for v in variables]
+        self._usual = options.widths[0]
 
     def use(self, bits):
         """Has every variable and layer use prepared widths.
@@ -81,19 +83,13 @@ class Nesting:
         for sets in self.batchnorms:
             sets.use(each[sets.feeder])
         self.bits = bits
+        self.reading.set(None if bits == self._usual else bits)
 
     @contextlib.contextmanager
     def all_bits(self):
         """Context in which reads give all that is stored, as who changes the weights needs it."""
-        before = [variable.codec for variable in self.variables]
-        for variable in self.variables:
-            codec = plain_codec(variable)
-            variable.codec = nested.codec_at(codec, codec.format.bits)
-        try:
+        with all_bits(self.variables), self.reading.being(("all bits", self.reading.now)):
             yield
-        finally:
-            for variable, codec in zip(self.variables, before):
-                variable.codec = codec
 
     @contextlib.contextmanager
     def as_stored(self):
@@ -104,7 +100,8 @@ class Nesting:
             with self.all_bits():
                 for variable in self.variables:
                     variable.input_quantizer = variable.learned_scale = None
-                yield
+                with self.reading.being("as stored"):
+                    yield
         finally:
             for variable, scale in zip(self.variables, scales):
                 variable.learned_scale = scale
@@ -135,17 +132,17 @@ def at_width(model, bits):
     """
     state = checked_nesting(model)
     bits, before = assigned(model, state, bits), state.bits
-    _switch(model, state, bits)
+    state.use(bits)
     try:
         yield model
     finally:
-        _switch(model, state, before)
+        state.use(before)
 
 
 @nested.switch.register
 def _(target: tf.keras.Model, bits):
     state = checked_nesting(target)
-    _switch(target, state, assigned(target, state, bits))
+    state.use(assigned(target, state, bits))
     return target
 
 
@@ -168,29 +165,7 @@ def assigned(model, state, bits):
 
 def switch_back(model, bits):
     """Has a nested model use widths that `described` gave."""
-    _switch(model, nesting_of(model), tuple(bits) if isinstance(bits, list) else bits)
-
-
-def _switch(model, state, bits):
-    if bits == state.bits:
-        return
-    # What Keras traced is of one width; kept, so that switching back costs nothing. Of allocations
-    # there are too many.
-    compiled = getattr(model, "compiled_loss", None)
-    if not isinstance(state.bits, tuple):
-        state.functions[state.bits] = compiled, {n: getattr(model, n) for n in _FUNCTIONS}
-    state.use(bits)
-    made_for, functions = state.functions.get(bits, (None, {}))
-    for name in _FUNCTIONS:
-        kept = functions.get(name) if made_for is compiled else None
-        setattr(model, name, kept)
-
-
-def forget_widths(model):
-    """Lets go of what Keras traced at every width, but for the training of all of them."""
-    nesting_of(model).functions.clear()
-    for name in _FUNCTIONS:
-        setattr(model, name, None)
+    nesting_of(model).use(tuple(bits) if isinstance(bits, list) else bits)
 
 
 def nesting_of(model):
@@ -234,22 +209,44 @@ def attach(model, variables, options):
             variable.learned_scale = tf.Variable(0.0, trainable=False, name="scale")
     vars(model)["_omc_nesting"] = state  # Past Keras' attribute tracking.
     vars(model)["train_step"] = joint_training.joint_train_step(model, state)
+    vars(model)["make_train_function"] = trained_at_all_widths(model, state.reading)
+    originals.forget([variable.buffer for variable in variables])
     return state
+
+
+def detach(model):
+    """Makes a nested model what it was before `attach`, where what followed has failed."""
+    state = vars(model).pop("_omc_nesting")
+    for variable, (codec, reason) in zip(state.variables, state.before):
+        variable.codec, variable.learned_scale, variable.input_quantizer = codec, None, None
+        wrapping.give_reason(variable, reason)
+    for sets in state.batchnorms:
+        if sets.widths:
+            sets.use(sets.widths[0])
+    added = [
+        *state.tables.values(),
+        *(v for sets in state.batchnorms for v in sets.added_variables()),
+    ]
+    added = {id(variable) for variable in added}
+    for layer in every_layer(model):
+        for held in (layer._trainable_weights, layer._non_trainable_weights):
+            held[:] = [variable for variable in held if id(variable) not in added]
+    del vars(model)["train_step"], vars(model)["make_train_function"]
 
 
 def add_tables(model, state, variables):
     """Makes the table of input quantizers of each variable, a weight of the layer that owns it."""
-    owners = {
-        id(weight): layer
-        for layer in model._flatten_layers()
-        for weight in (*layer._trainable_weights, *layer._non_trainable_weights)
-    }
+    held, names = owners(model), set()
     for variable in variables if state.options.activations is not None else ():
-        owner = owners[id(variable)]
+        owner = held[id(variable)]
+        name = f"{_name(variable).rsplit('/', 1)[-1]}_inputs"
+        while (owner.name, name) in names:  # Checkpoints know one weight by it.
+            name += "_"
+        names.add((owner.name, name))
         # The scope is for people; checkpoints know the weight by its name within the layer.
         with tf.name_scope(owner.name):
             table = state.tables[id(variable)] = owner.add_weight(
-                name=f"{_name(variable).rsplit('/', 1)[-1]}_inputs",
+                name=name,
                 shape=(variable.codec.format.bits + 1, 2),
                 dtype=tf.float32,
                 initializer="ones",
@@ -310,6 +307,11 @@ def described(model, variables):
         return None
     places = {id(variable): place for place, variable in enumerate(variables)}
     options = dataclasses.asdict(state.options)
+    prepared = sorted(state.prepared, reverse=True)
+    own, *added = state.batchnorms[0].widths if state.batchnorms else [state.options.widths[0]]
+    sets = _set_order(own, added)
+    if state.batchnorms and sets != _set_order(state.options.widths[0], prepared):
+        options["sets"] = sets  # A progressive model has those of widths to come, too.
     if state.options.switching is None:
         del options["switching"]  # As files were written before there was any.
     else:
@@ -318,7 +320,7 @@ def described(model, variables):
         **options,
         "bits": list(state.bits) if isinstance(state.bits, tuple) else state.bits,
         "widths": list(state.options.widths),
-        "prepared": sorted(state.prepared, reverse=True),
+        "prepared": prepared,
         "variables": [places[id(variable)] for variable in state.variables],
         "tables": [id(variable) in state.tables for variable in state.variables],
         "variables_before": len(variables) - len(added_variables(model)),
@@ -341,12 +343,17 @@ def restore(model, variables, structure):
     chosen = [variables[place] for place in structure["variables"]]
     state = attach(model, chosen, Options(**options))
     add_tables(model, state, [v for v, has in zip(chosen, structure["tables"]) if has])
-    for bits in structure["prepared"]:
+    for bits in structure.get("sets", _set_order(options["widths"][0], structure["prepared"])):
         for sets in state.batchnorms:
             sets.add(bits)
-        state.prepared.add(bits)
+    state.prepared.update(structure["prepared"])
     bits = structure["bits"]
     state.use(tuple(bits) if isinstance(bits, list) else bits)
+
+
+def _set_order(own, others):
+    """Widths in the order of their BatchNorm sets: first that of the layers' own variables."""
+    return [own, *sorted(set(others) - {own}, reverse=True)]
 
 
 def _listed(widths):

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras.src.mixed_precision.loss_scale_optimizer import LossScaleOptimizerV3
 
 from omc.errors import InputTypeError
+from omc.keras.switching import all_bits
 from omc.keras.variable import CompressedVariable
 
 
@@ -89,15 +90,20 @@ def refuse_legacy(optimizer):
 
 
 def _meet(optimizer_class, prepare):
-    """Calls prepare(optimizer) before it applies gradients to compressed variables."""
+    """Calls prepare(optimizer) before it applies gradients to compressed variables.
+
+    It applies them to all that is stored, at whatever width a nested model is read.
+    """
     apply_gradients = optimizer_class.apply_gradients
 
     @functools.wraps(apply_gradients)
     def apply(self, grads_and_vars, *args, **kwargs):
         grads_and_vars = list(grads_and_vars)
-        if any(isinstance(variable, CompressedVariable) for _, variable in grads_and_vars):
+        compressed = [v for _, v in grads_and_vars if isinstance(v, CompressedVariable)]
+        if compressed:
             prepare(self)
-        return apply_gradients(self, grads_and_vars, *args, **kwargs)
+        with all_bits(compressed):
+            return apply_gradients(self, grads_and_vars, *args, **kwargs)
 
     optimizer_class.apply_gradients = apply
 

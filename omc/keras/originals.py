@@ -47,18 +47,7 @@ def release(variables, garbage=1):
     Raises:
         ModelError: A concrete function holds one; nothing has changed.
     """
-    gc.collect(garbage)
-    if not _held(variables):
-        return
-    gc.collect()
-    held = _held(variables)
-    if not held:
-        return
-    for function in [thing for thing in gc.get_objects() if type(thing) is _Function]:
-        if any(_captured(concrete, held) for concrete in function._function_cache.values()):
-            _forget(function)
-    gc.collect()
-    held = _held(variables)
+    held = forget(variables, garbage)
     for concrete in gc.get_objects() if held else ():
         if isinstance(concrete, tf.types.experimental.ConcreteFunction):
             name = _captured(concrete, held)
@@ -69,6 +58,30 @@ def release(variables, garbage=1):
                     f"{name!r} in the concrete function {concrete.name!r}",
                     "call get_concrete_function after omc.wrap; drop what was made before.",
                 )
+
+
+def forget(variables, garbage=1):
+    """Has every function that was traced with variables be traced anew when it is called next.
+
+    Args:
+        variables: List of tf.Variables, eager.
+        garbage: As in `release`.
+
+    Returns:
+        Dict of what still holds their handles, empty where nothing does.
+    """
+    gc.collect(garbage)
+    if not _held(variables):
+        return {}
+    gc.collect()
+    held = _held(variables)
+    if not held:
+        return {}
+    for function in [thing for thing in gc.get_objects() if type(thing) is _Function]:
+        if any(_captured(concrete, held) for concrete in function._function_cache.values()):
+            _forget(function)
+    gc.collect()
+    return _held(variables)
 
 
 def _layers_of(variable):

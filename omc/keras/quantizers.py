@@ -19,6 +19,7 @@ from omc import kernels
 _SAMPLE = 1 << 14  # Activations of a batch that are remembered to fit a quantizer to.
 _CLIPS = np.linspace(1.0, 0.05, 39)  # Shares of the range that are tried.
 _LEAST_SCALE = 1e-6
+_OUTGROWN = 2.0  # Part of its range that activations' root mean square is not to exceed.
 
 
 def quantize(x, scale, offset, bits):
@@ -59,7 +60,10 @@ class InputQuantizer:
         bits: Width of the activations.
         row: Row of `table` with its scale and offset.
         table: tf.Variable float32 [rows, 2], which the quantizers of all widths share.
+        squares: None, or a list to which each call adds the mean square of some of its activations.
     """
+
+    squares = None
 
     def __init__(self, table, row, bits):
         self.table, self.row, self.bits = table, row, bits
@@ -81,7 +85,22 @@ class InputQuantizer:
         """Q(x) in the dtype of x."""
         scale, offset = self.parameters()
         wide = tf.cast(x, tf.float32)
+        if self.squares is not None:
+            flat = tf.reshape(wide, [-1])
+            some = flat[:: tf.maximum(tf.size(flat) // _SAMPLE, 1)]
+            self.squares.append(tf.reduce_mean(tf.square(tf.stop_gradient(some))))
         return tf.cast(self.choose(lambda bits: quantize(wide, scale, offset, bits)), x.dtype)
+
+    def outgrown(self):
+        """Whether activations went far beyond the range, of those in `squares`: bool []."""
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        here = [s for s in self.squares or () if getattr(s, "graph", graph) is graph]
+        if not here:  # Functions inside keep theirs for themselves.
+            return tf.constant(False)
+        scale, offset = self.parameters()
+        end = tf.maximum(tf.abs(offset), tf.abs(offset + scale * self.levels))
+        square = tf.reduce_max(tf.stack(here))
+        return tf.math.is_finite(square) & (square > tf.square(_OUTGROWN * end))
 
     def gradient(self, x, dy):
         """(dx, gradient for the table) of a loss, given that for Q(x)."""
@@ -115,9 +134,13 @@ class Recorder:
         """(scale, offset) with the least squared error on what was seen, at a width.
 
         The ends of the range are drawn in together, by the best of a few shares; the lower one
-        stays at 0 where nothing is negative.
+        stays at 0 where nothing is negative. Where all was 0, as behind a kernel that begins at 0,
+        the range is about -1 to 1, of which 0 is a code.
         """
-        values = np.concatenate(self._samples)
+        values = np.concatenate(self._samples).astype(np.float64)
+        if not np.any(values):
+            half = max((2**bits - 1) // 2, 1)
+            return 1.0 / half, -1.0 if bits > 1 else 0.0
         low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
         most, best = 2**bits - 1, None
         for clip in _CLIPS:

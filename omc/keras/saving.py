@@ -51,7 +51,8 @@ def load(path, model):
     A wrapped model has to store its variables in the artifact's formats. A plain one is wrapped, in
     the artifact's formats and with its rounding. Either way the buffers are then those that were
     saved, bit for bit. Everything is checked first: an error leaves the model untouched. A model
-    that was nested is nested again, with its widths and at the width that it was saved at. One
+    that was nested is nested again, with its widths and at the width that it was saved at; one that
+    is nested already has to be so alike. One
     variable's bytes at a time are read, unless the file was saved with `coded=True`; a model of
     `omc.init_compressed` is therefore never larger than its stored bytes and one variable.
 
@@ -68,7 +69,8 @@ def load(path, model):
 
     Raises:
         InputTypeError: `model` is no Keras model, or `path` no path.
-        ModelError: The model is unbuilt, or plain with an optimizer that already has slots.
+        ModelError: The model is unbuilt, or it is to be wrapped or nested and its optimizer already
+            has slots.
         ArtifactError: The file is missing, no artifact, truncated, altered or newer, or it is of
             another architecture or other formats than the model.
     """
@@ -90,12 +92,16 @@ def _fill(path, artifact, model, plain):
     structure = artifact.properties.get("nesting")
     entries = _base_entries(path, artifact, structure, model, plain)
     _check_match(path, entries, stored_order(model), plain)
+    is_nested = nesting.nesting_of(model) is not None
+    if structure and not is_nested:
+        wrapping.check_optimizer(model)  # Widths bring weights that its slots would not know.
     if plain:
         _wrap_around(model, dataclasses.replace(artifact, entries=entries))
-        if structure:
-            nesting.restore(model, stored_order(model), structure)
-    elif structure:
+    if structure and is_nested:
         nesting.switch_back(model, structure["bits"])
+    elif structure:
+        nesting.restore(model, stored_order(model), structure)
+        wrapping.forget_functions(model)
     for variable, entry in zip(stored_order(model), artifact.entries):
         compressed = isinstance(variable, CompressedVariable)
         stored = variable.buffer if compressed else variable
@@ -189,10 +195,10 @@ def _base_entries(path, artifact, structure, model, plain):
     """The entries that match the model's variables as it is now: without what `nest` is to add.
 
     Raises:
-        ArtifactError: The artifact is of a nested model and this one is wrapped without or with
-            other widths, or the other way round.
+        ArtifactError: The artifact and the model are nested unlike each other, or the model is
+            nested and the artifact not.
     """
-    if plain and structure:
+    if structure and nesting.nesting_of(model) is None:
         return artifact.entries[: structure["variables_before"]]
     mine = nesting.described(model, stored_order(model))
     # The width in use is a matter of the moment, and how widths are drawn one of training.
@@ -202,15 +208,28 @@ def _base_entries(path, artifact, structure, model, plain):
         raise ArtifactError(
             "path",
             "an artifact of a model that is nested as this one",
-            f"{path!r}, of one with {_widths(theirs)} instead of {_widths(mine)}",
-            "a plain model takes any artifact.",
+            f"{path!r}, of one with {_differences(theirs, mine)}",
+            "a plain or wrapped model of the artifact's formats takes it, nested or not."
+            if structure
+            else "a model that is not nested takes it.",
         )
     return artifact.entries
 
 
-def _widths(structure):
-    widths = structure.get("prepared")
-    return f"widths {widths}, {structure}" if widths else "no widths"
+_NAMES = {"prepared": "widths", "widths": "trained widths", "variables": "weights in widths"}
+
+
+def _differences(theirs, mine):
+    """What differs between two structures of nested models, in words."""
+    if "prepared" not in theirs or "prepared" not in mine:
+        both = [s["prepared"] if "prepared" in s else "no widths" for s in (theirs, mine)]
+        return f"widths {both[0]} instead of {both[1]}" if both[0] != "no widths" else both[0]
+    found = [
+        f"{_NAMES.get(name, name)} {theirs.get(name)!r} instead of {mine.get(name)!r}"
+        for name in dict.fromkeys([*theirs, *mine])
+        if theirs.get(name) != mine.get(name) and name not in ("variables_before", "sets")
+    ]
+    return ", ".join(found) or "BatchNorm sets of other widths"
 
 
 def _check_match(path, entries, variables, plain):

@@ -14,6 +14,7 @@ count of steps, so that a run that is taken up again draws what it would have dr
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import numbers
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from omc.keras.quantizers import InputQuantizer
 PASSES = 3
 """Steps of the optimizer for each batch: highest, drawn, lowest."""
 
+_draws = itertools.count()  # Each is of its own graph: functions inside are traced for it alone.
 _STREAM = 5  # Of random numbers: stochastic rounding has its own.
 
 
@@ -166,12 +168,35 @@ class Draw:
         with contextlib.ExitStack() as stack:
             for sets in state.batchnorms:
                 stack.enter_context(sets.drawn(self.widths, indices[sets.feeder]))
+            stack.enter_context(state.reading.being(("drawn", next(_draws))))
             yield
 
 
 def plain_codec(variable):
     """A `Codec` of a compressed variable's buffer, at some width, also where widths are drawn."""
     return getattr(variable.codec, "codec", variable.codec)
+
+
+@contextlib.contextmanager
+def all_bits(variables):
+    """Context in which reads of compressed variables give all that is stored.
+
+    Who reads weights to change them needs it, as constraints and weight decay do: at fewer bits
+    they would write back what is left of them.
+
+    Args:
+        variables: List of `CompressedVariable`s; those that are not nested stay as they are.
+    """
+    variables = [variable for variable in variables if variable.learned_scale is not None]
+    before = [variable.codec for variable in variables]
+    for variable in variables:
+        codec = plain_codec(variable)
+        variable.codec = nested.codec_at(codec, codec.format.bits)
+    try:
+        yield
+    finally:
+        for variable, codec in zip(variables, before):
+            variable.codec = codec
 
 
 class SwitchedCodec:

@@ -9,10 +9,10 @@ import tensorflow as tf
 from keras.src.mixed_precision import autocast_variable
 from tensorflow.python.ops import resource_variable_ops
 
-from omc import kernels, rows
+from omc import kernels, nested, rows
 from omc.codecs import Codec
 from omc.errors import ModelError
-from omc.keras import late, schedule
+from omc.keras import grids, late, schedule
 from omc.keras.conversion import Itself, is_refused
 from omc.keras.gradient import differentiable, read, recording, there, within
 from omc.keras.partial_writes import PartialWrites
@@ -253,7 +253,8 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
     def assign(self, value, use_locking=None, name=None, read_value=True):
         """Stores new values; the transform is kept where its range fits them.
 
-        What equals the value as it is read now changes nothing, though more bits may be stored.
+        What equals the value as it is read now changes nothing, though more bits may be stored. A
+        nested variable gets back the codes of values that were read from all its bits; eager only.
         """
         value = tf.convert_to_tensor(value, tf.float32)
         value.shape.assert_is_compatible_with(self.shape)
@@ -261,6 +262,11 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
         if self.learned_scale is None:
             return self._store(self.codec.assign(buffer, value, seed), read_value)
         same = tf.reduce_all(tf.equal(value, self.codec.decode(buffer)))
+        if tf.executing_eagerly() and not same:
+            full = nested.codec_at(self.codec, self.codec.format.bits)
+            found = grids.assigned(full, value)
+            if found is not None:
+                return self._store(found, read_value)
         assigned = tf.cond(same, lambda: buffer, lambda: self.codec.assign(buffer, value, seed))
         return self._store(assigned, read_value)
 

@@ -46,14 +46,26 @@ def wrap(model, policy):
     policy = Policy.of(policy)
     check_model(model)
     if model.built:
-        _wrap_built(model, policy)
+        wrap_built(model, policy)
         forget_functions(model)
     else:
-        deferred.defer(model, lambda model: _wrap_built(model, policy))
+        deferred.defer(model, lambda model: wrap_built(model, policy))
     return model
 
 
-def _wrap_built(model, policy):
+def wrap_built(model, policy, ends=None):
+    """As `wrap`, of a built model that `check_model` let pass.
+
+    Args:
+        model: As there.
+        policy: As there, a `Policy`.
+        ends: Dict of a variable's place in `variables_of(model)` -> magnitude at which its values
+            are cut off, for some of them.
+
+    Raises:
+        ModelError, InputError: As there.
+    """
+    ends = ends or {}
     _check_eager(model)
     _check_has_variables(model)
     every = variables_of(model)
@@ -67,7 +79,8 @@ def _wrap_built(model, policy):
     check_finite(variables, plan)
 
     def create(original, planned, index):
-        return compressed_variable(original, planned, policy, places[index])
+        end = ends.get(places[index])
+        return compressed_variable(original, planned, policy, places[index], end)
 
     install(model, variables, plan, create)
 
@@ -134,7 +147,7 @@ def reason_of(variable, otherwise):
     return getattr(variable, "_omc_reason", otherwise)
 
 
-def compressed_variable(original, planned, policy, index):
+def compressed_variable(original, planned, policy, index, end=None):
     """The compressed variable that takes an original's place.
 
     Args:
@@ -142,10 +155,14 @@ def compressed_variable(original, planned, policy, index):
         planned: Its `PlannedVariable`, with a codec.
         policy: The `Policy`, for rounding and seed.
         index: Position in the model, so that equal variables round differently.
+        end: Magnitude at which its values are cut off, or None.
     """
+    values = original.read_value()
+    if end is not None:
+        values = tf.clip_by_value(values, -end, end)
     return CompressedVariable(
         planned.codec,
-        planned.codec.encode(original.read_value()).numpy(),
+        planned.codec.encode(values).numpy(),
         name=planned.spec.name,
         trainable=original.trainable,
         constraint=original.constraint,

@@ -104,5 +104,4 @@ def use_stage(model, structure, name):
     trained = tuple(width for width in structure["widths"] if width <= bits)
     state.options = dataclasses.replace(state.options, widths=trained or (bits,))
     state.prepared = {width for width in structure["prepared"] if width <= bits}
-    state.functions.clear()
     state.use(bits)

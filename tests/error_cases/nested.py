@@ -139,6 +139,15 @@ def _(_):
     model.fit(X, [X[:, :2], np.ones((8, 6))], verbose=0)
 
 
+@case("distillation of one number")
+def _(_):
+    inputs = tf.keras.Input((4,))
+    x = L.Dense(6)(L.Dense(6)(inputs))
+    model = omc.nest(tf.keras.Model(inputs, L.Dense(1)(x)), (8, 4), X)
+    model.compile("sgd", "mse")
+    model.fit(X, X[:, :1], verbose=0)
+
+
 @case("unknown pattern in fixed")
 def _(_):
     prepared(fixed=("no/such",))
@@ -153,6 +162,33 @@ def _(_):
     model = omc.nest(plain(Own), (8, 4), X)
     model.compile("sgd", "mse")
     model.fit(X, X[:, :2], verbose=0)
+
+
+@case("nesting a model that renormalizes")
+def _(_):
+    inputs = tf.keras.Input((4,))
+    x = L.BatchNormalization(renorm=True)(L.Dense(6)(L.Dense(6)(inputs)))
+    omc.nest(tf.keras.Model(inputs, L.Dense(2)(x)), (8, 4), X)
+
+
+@case("calibrating with zeros alone")
+def _(_):
+    prepared(calibration=0 * X)
+
+
+@case("calibrating BatchNorm with one example")
+def _(_):
+    prepared(calibration=X[:1])
+
+
+@case("calibrating with inputs that overflow")
+def _(_):
+    prepared(calibration=1e38 * X)
+
+
+@case("alrs of another type")
+def _(_):
+    prepared(alrs="no")
 
 
 @case("calibrating a model that is not nested")

@@ -247,3 +247,31 @@ def test_a_callback_may_switch_and_calibrate():
     callback = tf.keras.callbacks.LambdaCallback(on_epoch_end=act)
     model.fit(x, y, epochs=2, verbose=0, callbacks=[callback], validation_data=(x, y))
     assert nesting_of(model).bits == 4
+
+
+def test_an_output_of_16_bits_is_taught_in_32():
+    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        layers = [L.Dense(8, "relu"), L.Dense(8, "relu"), L.Dense(3)]
+        model = tf.keras.Sequential([tf.keras.Input((6,)), *layers])
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    x = np.random.default_rng(0).standard_normal((32, 6)).astype(np.float32)
+    omc.nest(model, (8, 3), x)
+    losses = compiled(model).fit(x, np.zeros(32), epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("units", [1, 3])
+def test_sigmoids_are_taught_each_by_its_own(units):
+    x = np.random.default_rng(0).standard_normal((32, 6)).astype(np.float32)
+    layers = [L.Dense(8, "relu"), L.Dense(8, "relu"), L.Dense(units, "sigmoid")]
+    model = tf.keras.Sequential([tf.keras.Input((6,)), *layers])
+    teacher, outputs = tf.constant([[0.9] * units]), tf.Variable([[0.4] * units])
+    with tf.GradientTape() as tape:
+        distance = joint_training._cross_entropy(model, teacher, outputs, None)
+    wanted = -(0.9 * np.log(0.4) + 0.1 * np.log(0.6))
+    assert float(distance) == pytest.approx(wanted, rel=1e-4)
+    assert (tape.gradient(distance, outputs).numpy() < 0).all()
+    model.compile("sgd", "binary_crossentropy")
+    omc.nest(model, (8, 3), x).fit(x, np.ones((32, units)), verbose=0)
