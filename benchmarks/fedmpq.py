@@ -12,7 +12,7 @@ import tensorflow_federated as tff
 
 import models
 from benchmarks import harness
-from omc.learning import FedMPQ, uplinks
+from omc.learning import FedMPQ, Widths, uplinks
 from omc.learning.client_works import ClientTrainer
 from omc.learning.downlinks import Codes, delivered
 from omc.learning.local_optimizer import LocalOptimizer
@@ -21,12 +21,11 @@ from omc.measurement.peaks import measure_peak
 from omc.policies import Policy
 
 _BUDGET = 4
-_FIXED = dict(strategy="fixed", scales="largest", weighting="examples", lasso=0.0, threshold=None)
-_METHODS = {  # Arguments of FedMPQ; None for float32 weights.
+_METHODS = {  # None for float32 weights.
     "FP32": None,
-    "fixed width": _FIXED,
-    "FedMPQ": {},
-    "FedMPQ with a lasso": {"lasso": 0.005},
+    "fixed width": Widths((_BUDGET,)),
+    "FedMPQ": FedMPQ((_BUDGET,)),
+    "FedMPQ with a lasso": FedMPQ((_BUDGET,), lasso=0.005),
 }
 _BASELINE = "fixed width"
 _PEAKS = 5  # Which threads work at once differs from time to time; the least peak counts.
@@ -94,7 +93,7 @@ def rounds(model, quick):
     """
     build, data = _case(model, quick)
     # The peak comes first: what a later method made would only blur it.
-    clients = {name: _client(build, data, arguments) for name, arguments in _METHODS.items()}
+    clients = {name: _client(build, data, widths) for name, widths in _METHODS.items()}
     peaks = {}
     for name, train in clients.items():
         train()  # Traces.
@@ -131,7 +130,7 @@ def _case(model, quick):
     return build, tf.data.Dataset.from_tensor_slices((x, y)).batch(steps[1])
 
 
-def _client(build, data, arguments):
+def _client(build, data, widths):
     """A function that runs a client's round of training."""
 
     def model_fn():
@@ -141,7 +140,6 @@ def _client(build, data, arguments):
             loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
 
-    widths = None if arguments is None else FedMPQ((_BUDGET,), **arguments)
     plan = ModelPlan.of(model_fn, Policy("FP32" if widths is None else "INT8"), widths)
     values = [variable.read_value() for variable in plan.variables(model_fn())]
     numbers = tf.constant(0), tf.constant(1)

@@ -15,27 +15,19 @@ from omc.learning.worker_processes import running_workers, workers
 from tff_sims.federation import build_process, runtime
 from tff_sims.settings import Settings
 
-_METHODS = {  # The demonstration's.
+_CODED = {
+    "method": "omc",
+    "format": "INT8",
+    "fraction": 1.0,
+    "downlink_bits": 4,
+    "uplink": "dithered",
+    "target_error": 0.2,
+}
+_METHODS = {  # The demonstration's, and its links without versions.
     "FP32": {"method": "fp32"},
     "OMC S1E3M7, 0.9": {"method": "omc", "format": "S1E3M7", "fraction": 0.9},
-    "INT8, coded links": {
-        "method": "omc",
-        "format": "INT8",
-        "fraction": 1.0,
-        "downlink": "coded",
-        "downlink_bits": 4,
-        "uplink": "dithered",
-        "target_error": 0.2,
-    },
-    "INT8, changes": {
-        "method": "omc",
-        "format": "INT8",
-        "fraction": 1.0,
-        "downlink": "changes",
-        "downlink_bits": 4,
-        "uplink": "dithered",
-        "target_error": 0.2,
-    },
+    "INT8, coded links": {**_CODED, "downlink": "coded"},
+    "INT8, changes": {**_CODED, "downlink": "changes"},
 }
 _BASELINE, _OMC = "FP32", "OMC S1E3M7, 0.9"
 _ONE_MACHINE = ("INT8, changes",)  # Not for several workers.

@@ -82,6 +82,11 @@ def codec_at(codec, bits, rounding="nearest"):
     return dataclasses.replace(codec, format=format_at(codec.format, bits, rounding))
 
 
+def full_codec(codec):
+    """The codec that reads all bits that a codec's buffers store, whatever it reads itself."""
+    return dataclasses.replace(codec, format=stored_format(codec.format))
+
+
 @functools.singledispatch
 def switch(target, bits):
     """Reads a compressed tensor, or a nested model, at another width; all stored bits stay.

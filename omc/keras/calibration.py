@@ -333,7 +333,7 @@ def _end(variable, fmt, widths):
 
 def _give_range(variable):
     """Gives a weight that is all 0 the range of He's initializer, for it has none of its own."""
-    codec = nested.codec_at(variable.codec, variable.codec.format.bits)
+    codec = nested.full_codec(variable.codec)
     if np.any(codec.decode(variable.buffer)):
         return
     end = float((6.0 / max(np.prod(codec.shape[:-1]), 1)) ** 0.5)

@@ -9,6 +9,8 @@ those tell the scale, and the offset where that is below half a step.
 import numpy as np
 import tensorflow as tf
 
+from omc.codecs import Codec, to_bytes
+
 _SAMPLE = 4096  # Values that are looked at first.
 _STEPS = 9  # Below this lies the least distance of two values, in steps.
 _EXACT = 1e-3  # Part of a step that float32 leaves uncertain, with room.
@@ -31,10 +33,9 @@ def assigned(codec, values):
     if found is None:
         return None
     codes, scale, offset = found
-    codes = tf.reshape(codec._matrix(tf.constant(codes, tf.float32)), [-1])
-    planes = codec._planes(tf.cast(tf.round(codes), tf.int32))
-    trailer = tf.constant(np.array([scale, offset], np.float32).view(np.uint8))
-    return codec._join(planes, trailer)
+    bare = Codec(codec.format, (codec.count,), transform=False)
+    planes = bare.encode(tf.constant(codes, tf.float32))
+    return tf.concat([planes, to_bytes(tf.constant([scale, offset], tf.float32))], axis=0)
 
 
 def _grid(flat, most):

@@ -239,8 +239,7 @@ def _round_anew(state):
 
 def _outgrown(variable):
     """Whether a variable's stored weights fill their range as only those do that are cut off."""
-    codec = plain_codec(variable)
-    codec = nested.codec_at(codec, codec.format.bits)
+    codec = nested.full_codec(plain_codec(variable))
     buffer = read(variable.buffer)
     scale, _ = codec.transform_of(buffer)
     square = 2.0 * tf.nn.l2_loss(codec.decode(buffer)) / codec.count

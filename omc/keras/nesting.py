@@ -216,6 +216,7 @@ def attach(model, variables, options):
 
 def detach(model):
     """Makes a nested model what it was before `attach`, where what followed has failed."""
+    added = {id(variable) for variable in added_variables(model)}
     state = vars(model).pop("_omc_nesting")
     for variable, (codec, reason) in zip(state.variables, state.before):
         variable.codec, variable.learned_scale, variable.input_quantizer = codec, None, None
@@ -223,11 +224,6 @@ def detach(model):
     for sets in state.batchnorms:
         if sets.widths:
             sets.use(sets.widths[0])
-    added = [
-        *state.tables.values(),
-        *(v for sets in state.batchnorms for v in sets.added_variables()),
-    ]
-    added = {id(variable) for variable in added}
     for layer in every_layer(model):
         for held in (layer._trainable_weights, layer._non_trainable_weights):
             held[:] = [variable for variable in held if id(variable) not in added]
@@ -291,7 +287,7 @@ def stored_codec(variable):
     codec = variable.codec
     if variable.learned_scale is None:
         return codec
-    full = nested.codec_at(codec, codec.format.bits)
+    full = nested.full_codec(codec)
     return dataclasses.replace(full, saturates=False)
 
 
@@ -347,8 +343,7 @@ def restore(model, variables, structure):
         for sets in state.batchnorms:
             sets.add(bits)
     state.prepared.update(structure["prepared"])
-    bits = structure["bits"]
-    state.use(tuple(bits) if isinstance(bits, list) else bits)
+    switch_back(model, structure["bits"])
 
 
 def _set_order(own, others):

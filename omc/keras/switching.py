@@ -190,8 +190,7 @@ def all_bits(variables):
     variables = [variable for variable in variables if variable.learned_scale is not None]
     before = [variable.codec for variable in variables]
     for variable in variables:
-        codec = plain_codec(variable)
-        variable.codec = nested.codec_at(codec, codec.format.bits)
+        variable.codec = nested.full_codec(plain_codec(variable))
     try:
         yield
     finally:

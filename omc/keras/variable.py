@@ -263,8 +263,7 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
             return self._store(self.codec.assign(buffer, value, seed), read_value)
         same = tf.reduce_all(tf.equal(value, self.codec.decode(buffer)))
         if tf.executing_eagerly() and not same:
-            full = nested.codec_at(self.codec, self.codec.format.bits)
-            found = grids.assigned(full, value)
+            found = grids.assigned(nested.full_codec(self.codec), value)
             if found is not None:
                 return self._store(found, read_value)
         assigned = tf.cond(same, lambda: buffer, lambda: self.codec.assign(buffer, value, seed))

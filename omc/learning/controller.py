@@ -199,8 +199,10 @@ class ControlledFedAvg:
         )
         trainable, optimizer_state = _to_numpy(stepped)
         new_weights = tff.learning.models.ModelWeights(trainable, weights.non_trainable)
-        everything = _to_tensors([*trainable, *weights.non_trainable])
-        allocation = _to_numpy(self._reallocate(_to_tensors(state.client_work), mean, everything))
+        allocation = state.client_work
+        if self._federation.plan.allocates:
+            everything = _to_tensors([*trainable, *weights.non_trainable])
+            allocation = _to_numpy(self._reallocate(_to_tensors(allocation), mean, everything))
         client_work = collections.OrderedDict()
         if metrics:
             client_work["traffic"] = _to_numpy(byte_counts.summarize(counts, self._federation.plan))

@@ -145,15 +145,13 @@ class Federation:
         return round_seed(self.plan, round_number)
 
     def reallocate(self, allocation, mean, weights):
-        """What the server knows of the clients' widths after a round; () for nothing.
+        """What the server knows of the clients' widths after a round; of widths that allocate.
 
         Args:
             allocation: The same from before, as of `ModelPlan.initial_allocation`.
             mean: As in `step`.
             weights: The server's weights after `step`, one tensor a variable.
         """
-        if not self.plan.allocates:
-            return ()
         return self.plan.widths.next(self.plan, allocation, list(mean)[-1], list(weights))
 
     def initial_optimizer_state(self):

@@ -57,9 +57,9 @@ def build_weighted_fed_avg(
         widths: None, or the widths that clients hold the model at: a sequence of bits, (8, 4, 2),
             an `omc.learning.Widths`, or an `omc.learning.FedMPQ`, which gives every layer a width
             under each client's budget. The server packs its master in the policy's format; a
-            client gets that at its own width by the second rounding (`omc.nested`), stores and
-            trains nothing wider, and answers at its width; the mean is over decoded values. Widths
-            below the policy's need an uplink of changes.
+            client gets that at its own width (by the second rounding of `omc.nested`, or as
+            `FedMPQ.scales` says), stores and trains nothing wider, and answers at its width; the
+            mean is over decoded values. Widths below the policy's need an uplink of changes.
             Overridden variables keep their format, and what partial quantization leaves out comes
             in float32 at every width.
         downlink: What clients get: an `omc.learning.downlinks.Downlink`, or a name: "codes" (the
@@ -150,9 +150,7 @@ def _compose(federation):
     def initial_allocation():
         return federation.plan.initial_allocation()
 
-    @tff.tensorflow.computation(federation.allocation_type, mean_type, weights_type)
-    def reallocate(allocation, mean, weights):
-        return federation.reallocate(allocation, mean, [*weights.trainable, *weights.non_trainable])
+    reallocate = _build_reallocation(federation, mean_type)
 
     @tff.tensorflow.computation
     def initial_round():
@@ -190,7 +188,7 @@ def _compose(federation):
             State(
                 moved,
                 remember(memory, round_number, ids),
-                tff.federated_map(reallocate, (state.client_work, up["mean"], moved)),
+                reallocate(state.client_work, up["mean"], moved),
                 up["state"],
                 optimizer_state,
             )
@@ -300,6 +298,20 @@ def _build_client_work(federation, offer_type):
         return result, measurements, ids
 
     return next_fn
+
+
+def _build_reallocation(federation, mean_type):
+    """Federated function from (allocation, mean, weights after the step) to the next allocation."""
+    if not federation.plan.allocates:
+        return lambda allocation, mean, weights: allocation
+
+    @tff.tensorflow.computation(
+        federation.allocation_type, mean_type, models.weights_type(federation.plan)
+    )
+    def reallocate(allocation, mean, weights):
+        return federation.reallocate(allocation, mean, [*weights.trainable, *weights.non_trainable])
+
+    return lambda *arguments: tff.federated_map(reallocate, arguments)
 
 
 def _build_memory(federation, memory_type):

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from omc import packing
 from omc.alternative_codecs import AlternativeCodec
-from omc.codecs import Codec, in_chunks
+from omc.codecs import Codec, in_chunks, to_bytes
 from omc.formats import Format
 
 WIDEST = 8
@@ -159,21 +159,16 @@ def reduce_buffer(codec, buffer, threshold):
     largest = tf.bitwise.left_shift(1, top) - 1
     low = _sparse_below(counts, largest, top, need)
 
-    def narrowed(begin, size):
-        part = tf.cast(tf.slice(codes, [0, begin], [packing.ROWS, size]), tf.int32)
+    def narrowed(part):
         kept = tf.bitwise.right_shift(tf.minimum(tf.abs(part), largest), low)
         return tf.sign(part) * kept
 
     def packed(own):
-        def chunk(begin, size):
-            planes = packing.pack(narrowed(begin, size), own.format.bits)
-            return [tf.reshape(plane, [-1, size]) for plane in planes]
-
-        planes = [tf.reshape(p, [-1]) for p in in_chunks(own.columns, _CHUNK, chunk)]
-        scale, offset = _transform(buffer)
+        scale, offset = tf.unstack(
+            codec.switch(buffer, lambda stored, sized: tf.stack(stored.transform_of(sized)))
+        )
         scale *= tf.cast(tf.bitwise.left_shift(1, low), tf.float32)  # Exact.
-        trailer = tf.reshape(tf.bitcast(tf.stack([scale, offset]), tf.uint8), [-1])
-        return tf.concat([*planes, trailer], axis=0)
+        return buffer_of(own, codes, narrowed, scale, offset)
 
     reduced = top - low + 1
     place = tf.reduce_max(tf.where(tf.equal(widths, reduced), tf.range(len(codec.codecs)), 0))
@@ -203,6 +198,28 @@ def codes_of(codec, buffer):
     return tf.reshape(codes, [packing.ROWS, codec.columns])
 
 
+def buffer_of(codec, codes, function, scale, offset):
+    """Buffer of codes that are made of other ones; few are integers at a time.
+
+    Args:
+        codec: `Codec` of integers with a transform.
+        codes: int8 [8, C], as of `codes_of`.
+        function: int32 [8, columns], some of them -> int32 of that shape, within the codec's range.
+        scale, offset: float32 [].
+
+    Returns:
+        uint8 [codec.nbytes].
+    """
+
+    def chunk(begin, size):
+        part = tf.cast(tf.slice(codes, [0, begin], [packing.ROWS, size]), tf.int32)
+        planes = packing.pack(function(part), codec.format.bits)
+        return [tf.reshape(plane, [-1, size]) for plane in planes]
+
+    planes = [tf.reshape(plane, [-1]) for plane in in_chunks(codec.columns, _CHUNK, chunk)]
+    return tf.concat([*planes, to_bytes(tf.stack([scale, offset]))], axis=0)
+
+
 def _planes_kept(counts, need):
     """Planes up to the most significant dense one, int32 [], at least 1."""
     # What was or'ed into a plane from above has its bit set: all magnitudes from 2^j on count.
@@ -220,8 +237,3 @@ def _sparse_below(counts, largest, planes, need):
     ]
     sparse = tf.cast(tf.stack(ones) < need, tf.int32)
     return tf.minimum(tf.reduce_sum(tf.math.cumprod(sparse)), planes - 1)
-
-
-def _transform(buffer):
-    scale, offset = tf.unstack(tf.bitcast(tf.reshape(buffer[-8:], [2, 4]), tf.float32))
-    return scale, offset

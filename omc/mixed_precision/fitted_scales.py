@@ -12,13 +12,10 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from omc import packing
-from omc.codecs import in_chunks, to_bytes
-from omc.mixed_precision.bit_planes import MAGNITUDES, WIDEST, codes_of, histogram
+from omc.mixed_precision.bit_planes import MAGNITUDES, WIDEST, buffer_of, codes_of, histogram
 
 _FINEST, _TRIED = 1 / 8, 32  # Least step that is tried, as a share of the widest; steps tried.
 _SQUARES = np.square(np.arange(MAGNITUDES, dtype=np.float32))
-_CHUNK = 1 << 16  # Columns of codes that are integers at a time.
 
 
 def fitted_buffer(buffer, codec, narrow):
@@ -48,14 +45,11 @@ def fitted_buffer(buffer, codec, narrow):
     table = tf.constant(_tables(codec.format.bits, bits))[best]
     table = tf.concat([-table[:0:-1], table], axis=0)  # Of every code from -127 on.
 
-    def chunk(begin, size):
-        part = tf.cast(tf.slice(codes, [0, begin], [packing.ROWS, size]), tf.int32)
-        planes = packing.pack(tf.gather(table, part + (MAGNITUDES - 1)), bits)
-        return [tf.reshape(plane, [-1, size]) for plane in planes]
+    def narrowed(part):
+        return tf.gather(table, part + (MAGNITUDES - 1))
 
-    planes = [tf.reshape(plane, [-1]) for plane in in_chunks(narrow.columns, _CHUNK, chunk)]
     scale, offset = codec.transform_of(buffer)
-    return tf.concat([*planes, to_bytes(tf.stack([scale * factor, offset]))], axis=0)
+    return buffer_of(narrow, codes, narrowed, scale * factor, offset)
 
 
 def relative_errors(values, widths):

@@ -114,4 +114,4 @@ def _name_at(variable, bits):
 
 
 def _full(variable):
-    return nested.codec_at(variable.codec, variable.codec.format.bits)
+    return nested.full_codec(variable.codec)

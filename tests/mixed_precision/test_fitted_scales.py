@@ -121,11 +121,11 @@ def test_two_bits_of_usual_weights_lose_far_less_than_by_the_second_rounding():
 
 @pytest.mark.parametrize("narrow", [2, 5])
 def test_a_graph_gives_the_same_bits_in_chunks(narrow, monkeypatch):
-    from omc.mixed_precision import fitted_scales
+    from omc.mixed_precision import bit_planes
 
     codes = drawn(8, 5003)
     codec, own = codec_of(8, len(codes)), codec_of(narrow, len(codes))
     whole = fitted_buffer(stored(codes, 8), codec, own).numpy()
-    monkeypatch.setattr(fitted_scales, "_CHUNK", 100)
+    monkeypatch.setattr(bit_planes, "_CHUNK", 100)
     traced = tf.function(lambda b: fitted_buffer(b, codec, own), autograph=False)
     np.testing.assert_array_equal(traced(stored(codes, 8)).numpy(), whole)

@@ -8,11 +8,10 @@ import time
 
 import tensorflow as tf
 
-from omc.codecs import to_bytes
 from omc.learning.client_works import ClientTrainer
+from omc.learning.downlinks import Codes
 from omc.learning.local_optimizer import LocalOptimizer
 from omc.learning.models import ModelPlan
-from omc.nested import extract_buffer
 from tff_sims.fleet.work import ONE_WIDTH
 
 CLIENTS = 8
@@ -49,7 +48,7 @@ def at_widths(work):
     task = settings.make_task(seed)
     plan = ModelPlan.of(task.model_fn, settings.policy(seed), settings.client_widths)
     values = [variable.read_value() for variable in plan.variables(task.build_model())]
-    candidates = list(map(_candidates, plan.planned, plan.alternatives, values))
+    candidates = Codes().offer(plan, values, ())[0].sent
     rate = settings.learning_rate or task.learning_rate
     optimizer = LocalOptimizer(task.client_optimizer(rate))
     for width in work.widths:
@@ -120,21 +119,6 @@ class Client:
         sent = self._train(received, dataset, tf.constant(0), tf.constant(client))
         # The last says which round it is for, which TFF's own averaging leaves out.
         return sent[:-1] if self._plan.policy.format.is_fp32 else sent
-
-
-def _candidates(planned, alternatives, value):
-    """What a client may get of a variable: each width's codes out of the policy's, raw floats."""
-    if planned.codec is None:
-        return [value]
-    packed, found = planned.codec.encode(value), []
-    for codec in alternatives:
-        if codec.format.is_fp32:
-            found.append(to_bytes(value))
-        elif codec == planned.codec:
-            found.append(packed)
-        else:
-            found.append(extract_buffer(packed, planned.codec, codec.format.bits))
-    return found
 
 
 def seconds(client, number):
