@@ -1,17 +1,11 @@
 """Peaks of memory are the same on every machine, and count small tensors too."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
 import tensorflow as tf
 
 from omc.measurement import measure_peak
 from omc.measurement.peaks import process_peak_bytes
-
-ROOT = str(pathlib.Path(__file__).resolve().parents[2])
+from tests.own_process import heap_peaks, printed
 
 # A step of known layers, of which none has a tensor of 256 KiB, and what one process makes of it.
 STEP = """
@@ -62,16 +56,6 @@ print(peak.bytes)
 """
 
 
-def printed(program, **variables):
-    environment = {**os.environ, "PYTHONPATH": ROOT, **variables}
-    environment.pop("TF_CPU_ALLOCATOR_USE_BFC", None)
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
-
-
 def test_a_machine_with_onednn_and_one_without_measure_the_same():
     without, with_ = (printed(STEP, TF_ENABLE_ONEDNN_OPTS=flag) for flag in "01")
     assert without[:2] == with_[:2] == ["True", "True"]
@@ -85,8 +69,8 @@ def test_too_late_to_count_is_a_typed_error(flag):
 
 
 def test_the_heap_counts_every_tensor():
-    (found,) = printed(HEAP, TF_ENABLE_ONEDNN_OPTS="0")
-    assert 4_400_000 <= int(found) < 4_800_000
+    (found,) = heap_peaks(HEAP)
+    assert 4_400_000 <= found < 4_800_000
 
 
 def test_a_peak_is_the_highest_level_inside():
