@@ -11,7 +11,7 @@ import pytest
 from tff_sims.tables import __main__ as program
 from tff_sims.tables import clock, figures, nested, report, runner
 from tff_sims.tables.folder import Folder
-from tff_sims.tables.plan import Claim, Reading
+from tff_sims.tables.plan import Claim, Reading, Run
 
 HERE = pathlib.Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs" / "results"
@@ -25,7 +25,8 @@ DEDICATED = "dedicated, one model a width"
 def small():
     with pytest.MonkeyPatch.context() as patch:
         for task, subject in nested.TASKS.items():
-            small = dataclasses.replace(subject, full=SMALL, quick=QUICK)
+            full = dataclasses.replace(SMALL, more_epochs=subject.full.more_epochs and 3)
+            small = dataclasses.replace(subject, full=full, quick=QUICK)
             patch.setitem(nested.TASKS, task, small)
         patch.setattr(runner, "_POLL", 0.01)
         yield
@@ -115,6 +116,17 @@ def test_each_ablation_differs_from_joint_training_in_its_part_alone():
         assert joint[key] == runs["w4"].flags[key] == runs["FP32-longer"].flags[key]
 
 
+def test_rows_of_more_epochs_are_run_with_one_seed(whole, no_pictures):
+    table = nested.build("pictures", domain="x")
+    assert {s for run, s in table.jobs("longer") if run.name == "joint-longer"} == {0}
+    for name in ("joint-longer", "w2-longer", "FP32-longer-longer"):
+        given, usual = table.runs[name].flags, table.runs[name.removesuffix("-longer")].flags
+        differing = {key for key in {*given, *usual} if given.get(key) != usual.get(key)}
+        assert differing - {"extra_bits", "read_by_shift"} == {"epochs"} and given["epochs"] == 3
+    row = grid(whole, "targets")["longer, joint: accuracy lost at 2 bits against " + DEDICATED]
+    assert row["seeds"] == "1 of 1" and row["wanted"] == "at most 1 points"
+
+
 def test_the_short_form_is_a_part_of_the_whole():
     whole, quick = (nested.build("keywords", quick).runs for quick in (False, True))
     assert set(quick) < set(whole)
@@ -201,7 +213,8 @@ def test_targets_of_the_finished_table(whole):
 
 def test_a_claim_is_judged_on_the_mean_over_the_seeds_that_have_all_of_it():
     claim = Claim("what", ((1, Reading("a")), (-1, Reading("b"))), 0.5)
-    table = dataclasses.replace(nested.build("keywords"), targets=(claim,))
+    runs = {name: Run(name, {}) for name in "ab"}
+    table = dataclasses.replace(nested.build("keywords"), runs=runs, targets=(claim,))
 
     def row(a, b):
         runs = {"a": a, "b": b}

@@ -158,7 +158,7 @@ def target_grid(table, found):
         judged = ("met" if met else "NOT met") if known else "not measured"
         if known and table.quick:
             judged = "too rough to judge"
-        seeds = f"{row['seeds']} of {len(table.seeds)}"
+        seeds = f"{row['seeds']} of {row.pop('planned')}"
         measured = row["measured"] if known else "-"
         rows.append({**row, "measured": measured, "verdict": judged, "seeds": seeds})
     columns = [
@@ -188,6 +188,7 @@ def _targeted(target, table, found):
             known=known,
             met=known and (row["difference"] <= points or row["relative"] <= percent),
             seeds=row["seeds"],
+            planned=len(table.seeds),
         )
     figure = row[target.key]
     known = figure is not None
@@ -198,13 +199,14 @@ def _targeted(target, table, found):
         known=known,
         met=known and figure <= target.limit,
         seeds=row["seeds"],
+        planned=len(table.seeds),
     )
 
 
 def _claimed(claim, table, found):
     """What a `plan.Claim` says, a dict."""
-    del table
     sums = summed(found, claim.terms)
+    runs = [table.runs[reading.run] for _, reading in claim.terms]
     known = bool(sums)
     return dict(
         what=claim.what,
@@ -213,6 +215,7 @@ def _claimed(claim, table, found):
         known=known,
         met=known and mean(sums) <= claim.limit,
         seeds=len(sums),
+        planned=min(len(run.seeds or table.seeds) for run in runs),
     )
 
 

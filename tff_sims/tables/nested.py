@@ -40,6 +40,7 @@ _LIMITS = {  # What joint training may lose at a width, in points -> against (de
     4: (0.5, 0.5),
     2: (1.0, 3.0),
 }
+_ENDS = (8, 2)  # Widths that are trained for themselves where all rows are longer.
 _SHOWN = (8, 4, 2)  # Widths at which effects are judged.
 _LINE_LIMIT = 1.5  # Points that an untrained width may be below the line between its neighbours.
 _PARTS = {  # Row of the ablation -> (run, flags, what is taken away).
@@ -57,6 +58,8 @@ class Scale:
     Attributes:
         epochs: Epochs of FP32, from whose weights every row of the same seed starts.
         row_epochs: Epochs of a row: dedicated, joint, and FP32 that is trained on as long.
+        more_epochs: Epochs of the rows that show what more of them do, with the first seed alone;
+            None for no such rows.
         seeds: Tuple of ints.
         train_examples: Examples that everything trains on; None for all.
         learning_rate: Of the rows, at the start.
@@ -69,10 +72,11 @@ class Scale:
     train_examples: Optional[int] = None
     learning_rate: float = 0.05
     distillation: float = 0.5
+    more_epochs: Optional[int] = None
 
 
 TASKS = {
-    "pictures": Subject(Scale(24, 2, (0, 1)), Scale(3, 1, (0,), 5120)),
+    "pictures": Subject(Scale(24, 2, (0, 1), more_epochs=8), Scale(3, 1, (0,), 5120)),
     "keywords": Subject(Scale(20, 10, (0, 1, 2), learning_rate=0.1), Scale(5, 2, (0,))),
 }
 """Tasks that the table can be made of; the first is the default."""
@@ -91,7 +95,9 @@ def build(task="pictures", quick=False, domain=None):
     """
     scale = TASKS[task].quick if quick else TASKS[task].full
     rows = _Rows(task, domain, scale)
-    sections = [rows.same(quick), *([] if quick else [rows.eight()]), rows.parts(quick)]
+    sections = [rows.same(quick), rows.parts(quick)]
+    if not quick:
+        sections[1:1] = [rows.eight(), *([rows.longer()] if scale.more_epochs else [])]
     dedicated = sections[0].row(_DEDICATED)
     joint = sections[0].row(_JOINT)
     return Table(
@@ -152,8 +158,10 @@ def _claims(section, quick):
     if section.against != _DEDICATED or quick:
         return []
     dedicated, joint = section.row(_DEDICATED).errors, section.row(_JOINT).errors
-    fp32, claims = Reading(_RUN_FP32, "errors", 32), []
+    fp32, claims = section.row(_FP32).errors[32], []
     for width, limits in _LIMITS.items():
+        if width not in dedicated:
+            continue
         for name, baseline, limit in zip((_DEDICATED, _FP32), (dedicated[width], fp32), limits):
             what = f"{section.name}, {_JOINT}: accuracy lost at {width} bits against {name}"
             claims.append(Claim(what, ((1, joint[width]), (-1, baseline)), limit))
@@ -214,6 +222,21 @@ class _Rows:
         )
         return WidthSection("eight", "Activations at 8 bits", rows, _FP32, _DEDICATED)
 
+    def longer(self):
+        """More epochs, to see whether their number is what limits joint training."""
+        flags = {"epochs": self._scale.more_epochs}
+        dedicated = {w: self._dedicated(w, "same", suffix="-longer", **flags) for w in _ENDS}
+        fp32 = self._add(f"{_RUN_FP32}-longer", 1 / _WEIGHT, method="fp32", **flags)
+        rows = (
+            _row(_FP32, {32: fp32}),
+            _row(_DEDICATED, dedicated),
+            self._joint(_JOINT, "joint-longer", **flags),
+        )
+        for name in {name for row in rows for name in row.runs}:
+            self.runs[name] = dataclasses.replace(self.runs[name], seeds=self._scale.seeds[:1])
+        title = f"{self._scale.more_epochs} epochs; activations at the width of the weights"
+        return WidthSection("longer", title, rows, _FP32, _DEDICATED)
+
     def parts(self, quick):
         """Joint training without one of its parts at a time; activations as the weights."""
         rows = [self._joint(_JOINT, "joint", extra=_BETWEEN)]
@@ -233,14 +256,13 @@ class _Rows:
         title = "What each of the parts does (ablation); activations at the width of the weights"
         return WidthSection("parts", title, tuple(rows), _JOINT, _JOINT)
 
-    def _dedicated(self, width, activations):
+    def _dedicated(self, width, activations, suffix="", **flags):
         """Name of the run that trains one width."""
         # At 8 bits the two are the same.
         name = f"w{width}" + ("-a8" if activations == "8" and width != 8 else "")
-        flags = dict(bits=width, distillation=0.0)
         if name.endswith("-a8"):
             flags["activations"] = activations
-        return self._add(name, 1, **flags)
+        return self._add(name + suffix, 1, bits=width, distillation=0.0, **flags)
 
     def _joint(self, label, name, bits=WIDTHS, extra=(), **flags):
         """Row of a run that trains several widths."""

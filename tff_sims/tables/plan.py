@@ -29,6 +29,7 @@ class Run:
         weight: Time of one of its rounds, in rounds of the program's quickest run.
         places: Dict of flags that name folders of this machine -> their values; they decide no
             result by themselves, and are told to nobody.
+        seeds: Tuple of the only seeds of its table that it is run with; None for all.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Run:
     averaged: float = 0.0
     weight: float = 1.0
     places: dict = dataclasses.field(default_factory=dict)
+    seeds: Optional[tuple] = None
 
     @property
     def rounds(self):
@@ -315,4 +317,6 @@ class Table:
             if name in wanted and self.runs[name].start:
                 wanted.add(self.runs[name].start)
         runs = [run for name, run in self.runs.items() if name in wanted]
-        return [(run, seed) for seed in self.seeds for run in runs]
+        return [
+            (run, seed) for seed in self.seeds for run in runs if seed in (run.seeds or self.seeds)
+        ]
