@@ -1,12 +1,14 @@
 """FedMPQ's table: its runs are simulations that can start, its figures means over clients."""
 
 import dataclasses
+import json
 import math
 
 import pytest
 
 from tff_sims.settings import Settings, check
 from tff_sims.tables import budgets, fedmpq, figures
+from tff_sims.tables.folder import Folder
 from tff_sims.tables.plan import Reading
 
 SUMMARY = {
@@ -53,6 +55,31 @@ def test_means_are_over_clients_and_leave_out_budgets_that_nobody_has():
     assert budgets.derived({"accuracy": 0.9}) == {}
     unknown = {**SUMMARY, "own_accuracy_by_width": {"2": None, "8": 0.75, "4": None}}
     assert budgets.OWN not in budgets.derived(unknown)
+
+
+def test_errors_are_means_over_the_evaluations_of_the_second_half(tmp_path):
+    """Read from rounds.csv; the summary's accuracies are those of the last round alone."""
+    table, folder = fedmpq.build("digits"), Folder(tmp_path)
+    run = table.runs["fedmpq-alpha_01"]
+    assert run.flags["evaluate_every"] == 5 and run.rounds == 40
+    path = folder.of(run.name, 0)
+    path.mkdir(parents=True)
+    header = "round,accuracy,master_accuracy,downlink_bytes,uplink_bytes,own_accuracy_at_2_bits,"
+    lines = [header + "own_accuracy_at_8_bits"]
+    for number in range(1, 41):
+        shares = (number / 100, 0.5 + number / 100, 0.1 + number / 100)
+        own = ",".join(map(str, shares[1:])) if number % 5 == 0 else ","
+        plain = ",".join(map(str, shares[:2])) if number % 5 == 0 else "nan,nan"
+        lines.append(f"{number},{plain},1,1,{own}")
+    (path / "rounds.csv").write_text("\n".join(lines) + "\n")
+    (path / "summary.json").write_text(json.dumps(SUMMARY))
+    found = figures.summaries(table, folder)[run.name][0]
+    number = (25 + 30 + 35 + 40) / 4
+    assert math.isclose(found["error"], 100 - number)
+    assert math.isclose(found[budgets.MASTER], 50 - number)
+    own = (30 * (0.5 + number / 100) + 10 * (0.1 + number / 100)) / 40
+    assert math.isclose(found[budgets.OWN], 100 * (1 - own))
+    assert found["average_bits"] == 3.25 and budgets.DOWNLOADED not in found
 
 
 def test_rows_and_targets_are_of_all_seeds():

@@ -20,11 +20,13 @@ class BudgetSection(Section):
     """Rows of federations, one way to give out widths each."""
 
 
-def derived(summary):
-    """What a summary says of models under budgets; nothing where there are none.
+def derived(summary, evaluations=()):
+    """What a run says of models under budgets; nothing where there are none.
 
     Args:
         summary: Dict.
+        evaluations: List of dicts, accuracies by column of rounds.csv: the evaluations over which
+            errors are means; the summary's accuracies, of the last one, where there are none.
 
     Returns:
         Dict: `MASTER`, error of the server's float32 model; `DOWNLOADED`, of what clients would
@@ -33,16 +35,34 @@ def derived(summary):
     """
     if "master_accuracy" not in summary:
         return {}
-    found = {MASTER: 100 * (1 - summary["master_accuracy"])}
+    told = [_errors(columns, summary) for columns in evaluations or [_columns(summary)]]
+    found = {key: mean([errors[key] for errors in told]) for key in told[0]}
+    clients = summary.get("clients_by_width")
+    bits = _over_clients(summary.get("average_bits_by_width"), clients) if clients else None
+    return found if bits is None else {**found, "average_bits": bits}
+
+
+def _columns(summary):
+    """A summary's accuracies as rounds.csv names them."""
+    columns = {key: summary[key] for key in ("accuracy", "master_accuracy")}
+    for key in ("accuracy", "own_accuracy"):
+        for width, share in summary.get(f"{key}_by_width", {}).items():
+            columns[f"{key}_at_{width}_bits"] = share
+    return columns
+
+
+def _errors(columns, summary):
+    """Errors of one evaluation, percent."""
+    found = {MASTER: 100 * (1 - columns["master_accuracy"])}
     clients = summary.get("clients_by_width")
     if not clients:
-        return {**found, DOWNLOADED: 100 * (1 - summary["accuracy"])}
+        return {**found, DOWNLOADED: 100 * (1 - columns["accuracy"])}
     for key, name in (("accuracy", DOWNLOADED), ("own_accuracy", OWN)):
-        share = _over_clients(summary.get(f"{key}_by_width"), clients)
+        by_width = {width: columns.get(f"{key}_at_{width}_bits") for width in clients}
+        share = _over_clients(by_width, clients)
         if share is not None:
             found[name] = 100 * (1 - share)
-    bits = _over_clients(summary.get("average_bits_by_width"), clients)
-    return found if bits is None else {**found, "average_bits": bits}
+    return found
 
 
 def _over_clients(by_width, clients):

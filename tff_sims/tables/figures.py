@@ -29,25 +29,31 @@ def summaries(table, folder):
     """
     found = {}
     for name, run in table.runs.items():
-        of_seeds = {seed: folder.summary(name, seed) for seed in table.seeds}
-        found[name] = {
-            seed: {
+        found[name] = {}
+        for seed in table.seeds:
+            summary = folder.summary(name, seed)
+            if summary is None:
+                continue
+            late = _last_evaluations(run, folder.rounds(name, seed))
+            found[name][seed] = {
                 **summary,
                 **_both_ways(summary),
-                "error": _error(run, summary, folder.rounds(name, seed)),
+                "error": _error(summary, late),
                 **_errors(summary),
                 **deliveries.derived(summary),
-                **budgets.derived(summary),
+                **budgets.derived(summary, [row["accuracies"] for row in late]),
             }
-            for seed, summary in of_seeds.items()
-            if summary is not None
-        }
     return found
 
 
-def _error(run, summary, rounds):
+def _last_evaluations(run, rounds):
+    """Rounds over whose evaluations a run's error is the mean; empty for its summary's alone."""
     late = [row for row in rounds if row["round"] > (1 - run.averaged) * run.rounds]
-    errors = [row["error"] for row in late if row["error"] is not None]
+    return [row for row in late if row["error"] is not None]
+
+
+def _error(summary, late):
+    errors = [row["error"] for row in late]
     return statistics.fmean(errors) if errors else 100 * (1 - summary["accuracy"])
 
 

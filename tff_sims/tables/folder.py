@@ -67,9 +67,10 @@ class Folder:
         """Rounds of a finished simulation.
 
         Returns:
-            List of dicts: round, error (percent; None where the round was not evaluated) and
-            megabytes (down and up through one client, up to that round). Empty for a program that
-            has no rounds.
+            List of dicts: round, error (percent; None where the round was not evaluated),
+            megabytes (down and up through one client, up to that round) and accuracies (dict of
+            the columns that are shares of right answers -> float). Empty for a program that has no
+            rounds.
         """
         path = self.of(name, seed) / "rounds.csv"
         if not (self.finished(name, seed) and path.exists()):
@@ -80,7 +81,11 @@ class Folder:
                 total += (float(line["downlink_bytes"]) + float(line["uplink_bytes"])) / 1e6
                 error = 100 * (1 - float(line["accuracy"]))
                 error = None if math.isnan(error) else error
-                rows.append({"round": int(line["round"]), "error": error, "megabytes": total})
+                shares = {
+                    key: float(text) for key, text in line.items() if "accuracy" in key and text
+                }
+                row = {"round": int(line["round"]), "error": error, "megabytes": total}
+                rows.append({**row, "accuracies": shares})
         return rows
 
     def finished(self, name, seed):
