@@ -95,9 +95,11 @@ def build(task="pictures", quick=False, domain=None):
     """
     scale = TASKS[task].quick if quick else TASKS[task].full
     rows = _Rows(task, domain, scale)
-    sections = [rows.same(quick), rows.parts(quick)]
-    if not quick:
-        sections[1:1] = [rows.eight(), *([rows.longer()] if scale.more_epochs else [])]
+    sections = [rows.same(quick)]
+    if scale.more_epochs and not quick:
+        sections.append(rows.longer())
+    sections += [] if quick else [rows.eight()]
+    sections.append(rows.parts(quick))
     dedicated = sections[0].row(_DEDICATED)
     joint = sections[0].row(_JOINT)
     return Table(
@@ -225,13 +227,10 @@ class _Rows:
     def longer(self):
         """More epochs, to see whether their number is what limits joint training."""
         flags = {"epochs": self._scale.more_epochs}
+        joint = self._joint(_JOINT, "joint-longer", **flags)  # The longest first.
         dedicated = {w: self._dedicated(w, "same", suffix="-longer", **flags) for w in _ENDS}
         fp32 = self._add(f"{_RUN_FP32}-longer", 1 / _WEIGHT, method="fp32", **flags)
-        rows = (
-            _row(_FP32, {32: fp32}),
-            _row(_DEDICATED, dedicated),
-            self._joint(_JOINT, "joint-longer", **flags),
-        )
+        rows = _row(_FP32, {32: fp32}), _row(_DEDICATED, dedicated), joint
         for name in {name for row in rows for name in row.runs}:
             self.runs[name] = dataclasses.replace(self.runs[name], seeds=self._scale.seeds[:1])
         title = f"{self._scale.more_epochs} epochs; activations at the width of the weights"
