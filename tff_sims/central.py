@@ -4,15 +4,19 @@
   python -m tff_sims.central --task=pictures --domain=DATA --method=nested --bits=8,6,4,3,2 \\
       --init=runs/fp32 --out=runs/nested
 
+  python -m tff_sims.central --task=pictures --domain=DATA --method=allocated --budgets=3 \\
+      --epochs=2 --init=runs/fp32 --out=runs/allocated
+
 All clients' training data is joined. Method nested stores the weights as INT8 codes and takes a
 step at every width for each batch (omc.nest): with one width that is dedicated training, with
 --epochs=0 it is a calibration of what was trained before. At the end, BatchNorm statistics are
 estimated anew, from training examples, and each width is measured on held-out data. With --budgets,
 so are models whose layers have a width each, as `omc.allocate` gives them for an average, without
-training them for it; --switching=hasb trains for that.
+training them for it; --switching=hasb trains for that. Method allocated gives each layer a width
+of its own before training, by --strategy and --sensitivity, and stores nothing else (omc.wrap).
 
 Into --out go summary.json (accuracy at each width, bytes, seconds a step) and the weights:
-weights-SEED.npz of method fp32, for --init, and model.omc of method nested, for omc.load.
+weights-SEED.npz of method fp32, for --init, and model.omc of the others, for omc.load.
 
 A run that was interrupted goes on after its last whole epoch when the same command is given again.
 """
@@ -40,7 +44,8 @@ from tff_sims.central_training import train  # noqa: E402
 _HELP = {
     "task": "What to learn: digits, keywords or pictures.",
     "domain": "Part of the task's world; of pictures the folder or zip.",
-    "method": "fp32, or nested: INT8 codes that are trained at all --bits.",
+    "method": "fp32; nested: INT8 codes that are trained at all --bits; or allocated: codes of a "
+    "width a layer.",
     "bits": "Widths to train, such as 8,6,4,3,2; one for dedicated training.",
     "extra_bits": "Widths to measure that nobody trains, such as 7,5.",
     "activations": "Bits of activations: same as the weights', 1 to 8 at every width, or none.",
@@ -63,6 +68,8 @@ _HELP = {
     "calibration": "Training examples for quantizers and BatchNorm statistics.",
     "switching": "hasb: steps at the highest width, at one drawn for each layer, at the lowest.",
     "budgets": "Average bits, such as 3,4, to allocate a width a layer at, and to measure.",
+    "strategy": "How method allocated searches, such as exact or fixed (see omc.allocate).",
+    "sensitivity": "What its allocation makes least, such as error or hessian_error.",
 }
 _FLAGS = flags.FLAGS
 
@@ -121,7 +128,7 @@ def main(argv):
     except OmcError as error:
         command_line.fail(as_line(error))
     shown = ", ".join(f"{100 * a:.2f} % at {w}" for w, a in summary["accuracies"].items())
-    for row in summary.get("allocations") or ():
+    for row in summary.get("allocations") or () if settings.nested else ():
         print(f"{row['budget']:g} bits, {row['sensitivity']}: {100 * row['accuracy']:.2f} %")
     print(f"{settings.evaluate} accuracy {shown} bits; results in {_FLAGS.out}")
 

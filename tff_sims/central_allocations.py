@@ -1,10 +1,11 @@
-"""Widths a layer in central training: how they are drawn (HASB), and what allocations are worth."""
+"""Widths a layer in central training: drawn (HASB), or allocated before it or after it."""
 
 import tensorflow as tf
 
 import omc
 from omc.keras.joint_training import width_of
 from omc.keras.nesting import checked_nesting
+from tff_sims.central_settings import STORED_BITS
 
 SENSITIVITIES = ("hessian_error", "error", "hasb_printed", "hasb_code")
 """What an allocation is to make least: ours, ours without a Hessian, and HASB's two."""
@@ -33,6 +34,47 @@ def switching(model, settings, data):
         probes=_PROBES,
         seed=settings.seed,
     )
+
+
+class Stored:
+    """Models that store a width a layer, as a run's strategy and sensitivity allocate them."""
+
+    def __init__(self, model, settings, data):
+        """Measures what each width would cost.
+
+        Args:
+            model: A plain model with the weights that the allocation is for; it is left as it is.
+            settings: `CentralSettings`, complete, of method allocated.
+            data: `tff_sims.central_data.Data`.
+        """
+        batches = [_batch(data, settings)]
+        self._allocator = omc.mixed_precision.Allocator(
+            model,
+            policy=omc.Policy(f"INT{STORED_BITS}", seed=settings.seed),
+            data=batches,
+            loss=_LOSS,
+            probes=_PROBES,
+            seed=settings.seed,
+        )
+        self._strategy, self._sensitivity = settings.strategy or "exact", settings.sensitivity
+
+    def wrap(self, model, budget):
+        """Wraps a plain model of the same weights in what a budget gives.
+
+        Returns:
+            Dict with keys budget, formats (of each variable), bits (their average, a weight) and
+            nbytes (of the model).
+        """
+        allocation = self._allocator.allocate(
+            bits=budget, strategy=self._strategy, sensitivity=self._sensitivity
+        )
+        omc.wrap(model, allocation)
+        return {
+            "budget": budget,
+            "formats": {name.split(":")[0]: fmt for name, fmt in allocation.widths.items()},
+            "bits": allocation.budgets[0].used,
+            "nbytes": omc.memory_report(model).stored_bytes,
+        }
 
 
 def measured(model, settings, data, sample):

@@ -8,6 +8,8 @@ import pathlib
 from typing import Optional
 
 from omc.keras.switching import PASSES
+from omc.mixed_precision import STRATEGIES
+from omc.mixed_precision.sensitivities import SENSITIVITIES
 from tff_sims.central_data import SUBJECTS
 from tff_sims.results import weights_file
 from tff_sims.settings import MOST, out_of_range, refusal, unwritable, within_float32
@@ -16,14 +18,14 @@ from tff_sims.tasks import TASKS
 
 _ALLOWED = {
     "task": tuple(sorted(SUBJECTS)),
-    "method": ("fp32", "nested"),
+    "method": ("fp32", "nested", "allocated"),
     "batchnorm": ("sets", "shared"),
     "rounding": ("nearest", "shift"),
     "schedule": ("cosine", "constant"),
     "evaluate": ("test", "validation"),
     "activations": ("same", "none", *map(str, range(1, 9))),
 }
-STORED_BITS = 8
+STORED_BITS, LEAST_BITS = 8, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,8 @@ class CentralSettings:
     Attributes:
         task: Key of `tff_sims.central_data.SUBJECTS`.
         domain: Part of the task's world; None for the task's default.
-        method: "fp32" (plain Keras), or "nested" (INT8 codes that are trained at all `bits`).
+        method: "fp32" (plain Keras), "nested" (INT8 codes that are trained at all `bits`), or
+            "allocated" (codes of a width a layer, which are trained as they are: `omc.wrap`).
         bits: Widths that are trained, "8,6,4,3,2"; one width is dedicated training.
         extra_bits: Widths that are measured beside those, and that nobody trains.
         activations: "same" as the weights, "1" to "8" bits for every width, or "none" for float32.
@@ -51,8 +54,10 @@ class CentralSettings:
         evaluate: Part to measure on, as in `tff_sims.central_data.load`.
         calibration: Training examples from which quantizers and BatchNorm statistics are made.
         switching: None, or "hasb" to draw a width for each layer, as `omc.mixed_precision.hasb`.
-        budgets: Average bits, "3,4", at which widths a layer are allocated and measured after the
-            training; None for none. (None, not "": so are the runs that were made before.)
+        budgets: Average bits, "3,4", at which widths a layer are allocated: of a nested model after
+            the training, of an allocated one before it, from the weights of `init`; None for none.
+            (None, not "": so are the runs that were made before.)
+        strategy, sensitivity: As in `omc.allocate`, of method allocated; None for its defaults.
     """
 
     task: str = "pictures"
@@ -79,6 +84,8 @@ class CentralSettings:
     calibration: int = 2000
     switching: Optional[str] = None
     budgets: Optional[str] = None
+    strategy: Optional[str] = None
+    sensitivity: Optional[str] = None
 
     @property
     def seeds(self):
@@ -91,8 +98,13 @@ class CentralSettings:
         return self.method == "nested"
 
     @property
+    def allocated(self):
+        """Whether each layer is stored and trained at a width of its own."""
+        return self.method == "allocated"
+
+    @property
     def widths(self):
-        """Trained widths, a tuple of ints, the highest first; () for fp32."""
+        """Trained widths, a tuple of ints, the highest first; () where nothing is nested."""
         return parsed(self.bits) if self.nested else ()
 
     @property
@@ -103,7 +115,7 @@ class CentralSettings:
     @property
     def limits(self):
         """Budgets in average bits: a list of floats, as they were given."""
-        return parsed_budgets(self.budgets) if self.nested and self.budgets else []
+        return parsed_budgets(self.budgets) if self.budgets else []
 
     @property
     def passes(self):
@@ -113,7 +125,7 @@ class CentralSettings:
     def complete(self):
         """These settings with the task's own in place of None."""
         subject = SUBJECTS[self.task]
-        rate = subject.tuning_rate if self.nested else subject.learning_rate
+        rate = subject.learning_rate if self.method == "fp32" else subject.tuning_rate
         own = dict(epochs=subject.epochs, batch_size=subject.batch_size, learning_rate=rate)
         given = {name: getattr(self, name) for name in own}
         return dataclasses.replace(
@@ -166,7 +178,15 @@ def check(settings, out):
         settings: `CentralSettings` as the user gave them.
         out: Folder for the results.
     """
-    for find in (_wrong_name, _wrong_widths, _wrong_switching, _wrong_number, _wrong_init):
+    checks = (
+        _wrong_name,
+        _wrong_widths,
+        _wrong_switching,
+        _wrong_budgets,
+        _wrong_number,
+        _wrong_init,
+    )
+    for find in checks:
         problem = find(settings)
         if problem:
             return problem
@@ -205,14 +225,36 @@ def _wrong_widths(settings):
 def _wrong_switching(settings):
     if settings.switching not in (None, "hasb"):
         return refusal("switching", "hasb, or nothing", settings.switching)
-    if settings.budgets is not None and parsed_budgets(settings.budgets) is None:
-        expected = f"average bits from 1 to {STORED_BITS}, such as 3,4, each once"
-        return refusal("budgets", expected, settings.budgets)
-    for flag in ("switching", "budgets"):
-        if getattr(settings, flag) is not None and not settings.nested:
-            return refusal(flag, "nothing but with --method=nested", getattr(settings, flag))
+    if settings.switching and not settings.nested:
+        return refusal("switching", "nothing but with --method=nested", settings.switching)
     if settings.switching and len(settings.widths) < 2:
         return refusal("bits", "two widths or more for --switching=hasb", settings.bits)
+    return None
+
+
+def _wrong_budgets(settings):
+    found = None if settings.budgets is None else parsed_budgets(settings.budgets)
+    if (settings.budgets is None) is not (found is None):
+        expected = f"average bits from 1 to {STORED_BITS}, such as 3,4, each once"
+        return refusal("budgets", expected, settings.budgets)
+    if found and settings.method == "fp32":
+        return refusal("budgets", "nothing with --method=fp32", settings.budgets)
+    for flag, names in (("strategy", STRATEGIES), ("sensitivity", SENSITIVITIES)):
+        value = getattr(settings, flag)
+        if value is not None and not settings.allocated:
+            return refusal(flag, "nothing but with --method=allocated", value)
+        if value is not None and value not in names:
+            return refusal(flag, f"one of {', '.join(names)}", value)
+    if not settings.allocated:
+        return None
+    if not found or (len(found) > 1 and settings.epochs != 0):
+        expected = "one average of bits, such as 3, or several with --epochs=0"
+        return refusal("budgets", f"{expected}, for --method=allocated", settings.budgets)
+    if min(found) < LEAST_BITS:
+        expected = f"at least {LEAST_BITS} bits, the narrowest format, for --method=allocated"
+        return refusal("budgets", expected, settings.budgets)
+    if settings.init is None:
+        return refusal("init", "a finished fp32 run, for --method=allocated", settings.init)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Trains one model on all data at once: in FP32, or nested in INT8 codes at many widths."""
+"""Trains one model on all data at once: in FP32, nested in INT8 codes, or at a width a layer."""
 
 import contextlib
 import dataclasses
@@ -87,19 +87,31 @@ class _Run:
         self._checkpoint = folder.checkpoints(settings.seed) / _CHECKPOINT
         self._log = []
         self._peak = None
-        self.model = data.subject.build(data.task)
-        if settings.init is not None:
-            load_weights(settings.init, settings.seed, self.model)
+        self._allocations = []
+        self.model = self._started()
         self._sample = data.sample(settings.calibration, settings.seed)
         if settings.nested:
             switching = central_allocations.switching(self.model, settings, data)
             _nest(self.model, settings, self._sample, switching)
+        if settings.allocated:
+            self._stored = central_allocations.Stored(self._started(), settings, data)
+            self._allocations.append(self._stored.wrap(self.model, settings.limits[0]))
         self._compile()
+
+    def _started(self):
+        """A plain model with the weights that the run starts from."""
+        settings = self._settings
+        model = self._data.subject.build(self._data.task)
+        if settings.init is not None:
+            load_weights(settings.init, settings.seed, model)
+        return model
 
     def described(self):
         """One line: what is trained, and how far it is."""
         settings = self._settings
         how = f"nested at {settings.bits} bits" if settings.nested else "FP32"
+        if settings.allocated:
+            how = f"allocated at {settings.budgets} bits"
         how += f" by {settings.switching}" if settings.switching else ""
         steps = self._data.steps(settings.batch_size)
         return (
@@ -152,7 +164,8 @@ class _Run:
         """Measures and saves the trained model; returns the summary."""
         settings = self._settings
         steps = self._data.steps(settings.batch_size) * settings.epochs
-        measured = self._finish_nested() if settings.nested else self._finish_fp32()
+        finish = {"nested": self._finish_nested, "allocated": self._finish_allocated}
+        measured = finish.get(settings.method, self._finish_fp32)()
         report = omc.memory_report(self.model)
         return {
             **dataclasses.asdict(settings),
@@ -177,6 +190,27 @@ class _Run:
             "bytes_at_width": {"32": omc.memory_report(self.model).stored_bytes},
             "artifact_bytes": path.stat().st_size,
         }
+
+    def _finish_allocated(self):
+        settings, path = self._settings, self._out / "model.omc"
+        for budget in settings.limits[1:]:  # Where nothing is trained.
+            self._measure_allocated()
+            self.model = self._started()
+            self._allocations.append(self._stored.wrap(self.model, budget))
+        self._measure_allocated()
+        with writing("the model"):
+            omc.save(self.model, path)
+        rows = {f"{row['budget']:g}": row for row in self._allocations}
+        return {
+            "accuracies": {budget: row["accuracy"] for budget, row in rows.items()},
+            "bytes_at_width": {budget: row["nbytes"] for budget, row in rows.items()},
+            "artifact_bytes": path.stat().st_size,
+            "allocations": self._allocations,
+        }
+
+    def _measure_allocated(self):
+        _estimate_statistics(self.model, self._sample, self._settings.batch_size)
+        self._allocations[-1]["accuracy"] = self._data.task.evaluate(self.model)["accuracy"]
 
     def _finish_nested(self):
         settings, path = self._settings, self._out / "model.omc"
@@ -222,7 +256,7 @@ class _Run:
             found[str(width)] = self._data.task.evaluate(self.model)["accuracy"]
         return found
 
-    def _stored(self):
+    def _kept(self):
         """Every variable that a checkpoint holds, in an order that only the settings decide."""
         found = list({id(v): v for v in self.model.variables}.values())
         updates = [getattr(v, "_updates", None) for v in found]
@@ -232,7 +266,7 @@ class _Run:
         return [getattr(v, "buffer", v) for v in found]
 
     def _save(self):
-        arrays = {f"v{i:05d}": v.numpy() for i, v in enumerate(self._stored())}
+        arrays = {f"v{i:05d}": v.numpy() for i, v in enumerate(self._kept())}
         buffer = io.BytesIO()
         np.savez(buffer, log=json.dumps(self._log), **arrays)
         with writing("a checkpoint"):
@@ -245,7 +279,7 @@ class _Run:
             return
         with np.load(self._checkpoint) as archive:
             self._log = json.loads(str(archive["log"]))
-            for i, variable in enumerate(self._stored()):
+            for i, variable in enumerate(self._kept()):
                 variable.assign(archive[f"v{i:05d}"])
 
 

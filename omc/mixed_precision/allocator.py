@@ -61,13 +61,14 @@ def allocate(
         peak_bytes: Most bytes of a training step, as `step_peak` measures them.
         strategy: "exact", "lagrangian", "greedy", "pruning_growing", "fixed", or a function
             `Problem` -> `Solution`.
-        sensitivity: "error", "hessian", "hessian_error", "hasb_printed" or "hasb_code"; None for
-            "hessian_error" where `data` is given and "error" where not.
+        sensitivity: "error", "hessian", "hessian_error", "loss", "hasb_printed" or "hasb_code";
+            None for "hessian_error" where `data` is given and "error" where not.
         formats: Formats (or names) to choose from; of a nested model by default its widths.
         policy: `Policy` (or a format's name) that tells which variables are quantized and how;
             what it overrides stays as it says. Not for a nested model, which says so itself.
-        data: Batches for the Hessian, see `omc.mixed_precision.traces`, as for the next three.
-        loss: Loss for the Hessian; None for the compiled one.
+        data: Batches on which the loss and its Hessian are measured, as for
+            `omc.mixed_precision.traces`.
+        loss: The loss; None for the compiled one.
         probes: Probes for the Hessian.
         seed: Seed of the probes.
         coded_nbytes: Function (buffer, codec) -> bytes on the wire; by default the codes' order-0
@@ -218,7 +219,7 @@ class Allocator:
         measured, rows = self._measured, []
         lines = zip(measured.members.values(), choices)
         chosen = {place: choice for places, choice in lines for place in places}
-        traced = sensitivities.named(sensitivity).traces
+        traced = "trace" in sensitivities.named(sensitivity).needs
         for place, planned in enumerate(measured.plan):
             inside, choice = place in chosen, chosen.get(place, 0)
             fmt = measured.formats[choice] if inside else planned.format

@@ -1,10 +1,9 @@
 """Traces of the Hessian, a variable each, by Hutchinson's estimator (as HAWQ-v2, NeurIPS 2020)."""
 
-from collections.abc import Iterable
-
 import tensorflow as tf
 
-from omc.errors import InputError, InputTypeError
+from omc.errors import InputError
+from omc.mixed_precision.objectives import checked_batches, examples_of, loss_function
 
 
 def traces(model, variables, data, loss=None, probes=16, seed=0):
@@ -39,9 +38,9 @@ def traces(model, variables, data, loss=None, probes=16, seed=0):
     """
     if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
         raise InputError("probes", "an integer of 1 or more", probes)
-    batches = _checked(data)
-    value = _loss_function(model, loss)
-    sizes = [int(tf.shape(tf.nest.flatten(batch[0])[0])[0]) for batch in batches]
+    batches = checked_batches(data)
+    value = loss_function(model, loss)
+    sizes = [examples_of(batch) for batch in batches]
     found = []
     for index, variable in enumerate(variables):
         total = 0.0
@@ -80,47 +79,3 @@ def _rademacher(shape, words):
         seed = tf.random.experimental.stateless_fold_in(seed, word, alg="philox")
     draws = tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32, alg="philox")
     return tf.cast(2 * draws - 1, tf.float32)
-
-
-def _loss_function(model, loss):
-    """(x, y, sample_weight=None) -> scalar loss."""
-    if loss is None:
-        if getattr(model, "compiled_loss", None) is None:
-            tip = "model.compile(optimizer, loss) first, or pass loss."
-            raise InputError("loss", "a loss, for the Hessian", "none, nor a compiled model", tip)
-
-        def compiled(x, y, weight=None):
-            return model.compute_loss(x, y, model(x, training=False), weight)
-
-        return compiled
-    function = tf.keras.losses.get(loss)
-
-    def own(x, y, weight=None):
-        prediction = model(x, training=False)
-        if isinstance(function, tf.keras.losses.Loss):
-            return tf.reduce_mean(function(y, prediction, sample_weight=weight))
-        losses = function(y, prediction)
-        return tf.reduce_mean(losses if weight is None else losses * tf.cast(weight, losses.dtype))
-
-    return own
-
-
-def _checked(data):
-    """List of batches, each a tuple of tensors or of structures of them."""
-    if data is None:
-        raise InputError("data", "batches (x, y), for the Hessian", "none")
-    if isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise InputError("data", "a few batches", "an endless dataset", "data.take(8), say.")
-    batches = list(data) if isinstance(data, Iterable) else [data]
-    for batch in batches:
-        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-            got = type(batch).__name__
-            tip = "for arrays: [(x, y)], or a dataset of them in batches."
-            raise InputTypeError("data", "an iterable of batches (x, y)", got, tip)
-    if not batches:
-        raise InputError("data", "at least one batch", "none")
-    return [tf.nest.map_structure(_tensor, tuple(batch)) for batch in batches]
-
-
-def _tensor(value):
-    return value if value is None else tf.convert_to_tensor(value)  # As fit() hands them on.

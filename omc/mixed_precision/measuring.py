@@ -12,6 +12,7 @@ from omc.keras import CompressedVariable
 from omc.keras.wrapping import variables_of
 from omc.mixed_precision import sensitivities
 from omc.mixed_precision.hutchinson import traces
+from omc.mixed_precision.objectives import checked_batches, loss_function, mean_loss
 from omc.policies import VariableSpec
 
 
@@ -95,16 +96,54 @@ class Measured:
             for values in [self._values(place)]
         }
 
+    @functools.cached_property
+    def increases(self):
+        """Dict of place -> float64 [formats], the loss with that variable alone in the format.
+
+        Less the loss with none. The model is changed meanwhile, a variable at a time, and left as
+        it was.
+        """
+        batches = checked_batches(self._hessian["data"])
+        value = loss_function(self._model, self._hessian["loss"])
+        least = mean_loss(value, batches)
+        found = {
+            place: np.array([mean_loss(value, batches) - least for _ in self._each_format(place)])
+            for place in self.places
+        }
+        if self._hessian["loss"] is None:
+            self._model.reset_metrics()  # Keras counts every loss that it computes.
+        return found
+
+    def _each_format(self, place):
+        """Generator that has the model hold one variable in one format after the other."""
+        variable, values = variables_of(self._model)[place], self._values(place)
+        if isinstance(variable, CompressedVariable):
+            before = variable.codec, variable.buffer
+            try:
+                for codec in self._codecs(place):
+                    variable.restore(codec, tf.Variable(codec.encode(values), trainable=False))
+                    yield
+            finally:
+                variable.restore(*before)
+            return
+        try:
+            for codec in self._codecs(place):
+                variable.assign(codec.decode(codec.encode(values)))
+                yield
+        finally:
+            variable.assign(values)
+
     def losses(self, sensitivity):
         """Dict of place -> float64 [formats], by the name of a sensitivity."""
         wanted = sensitivities.named(sensitivity)
         bits = np.array([fmt.bits for fmt in self.formats], float)
+        tables = {"errors": "errors", "trace": "traces", "increases": "increases"}
+        measured = {field: getattr(self, tables[field]) for field in wanted.needs}
         return {
             place: wanted.losses(
-                self.errors[place] if wanted.errors else None,
-                self.traces[place] if wanted.traces else None,
-                self._count(place),
-                bits,
+                sensitivities.Line(
+                    self._count(place), bits, **{f: table[place] for f, table in measured.items()}
+                )
             )
             for place in self.places
         }

@@ -52,6 +52,26 @@ class NestedMeasured(Measured):
             read = nested.codec_at(codec, fmt.bits, rounding).decode(buffer).numpy()
             yield float(np.square(read - whole).sum())
 
+    @functools.cached_property
+    def increases(self):
+        """As in `Measured`, of what `omc.nested.switch` would have the model compute."""
+        state = nesting_of(self._model)
+        before = state.bits
+        try:
+            state.use(state.options.widths[0])
+            return super().increases
+        finally:
+            state.use(before)
+
+    def _each_format(self, place):
+        own, state = variables_of(self._model)[place], nesting_of(self._model)
+        full = state.options.widths[0]
+        for fmt in self.formats:
+            each = tuple(fmt.bits if variable is own else full for variable in state.variables)
+            state.use(full if fmt.bits == full else each)
+            yield
+        state.use(full)
+
     def _coded_in(self, place, codecs):
         if place not in self.places:
             return super()._coded_in(place, codecs)

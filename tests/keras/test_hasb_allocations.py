@@ -239,6 +239,24 @@ def test_the_objectives_of_the_paper_and_ours_are_options_of_one_interface(model
     assert found["hessian_error"].loss == pytest.approx(ours, rel=1e-3, abs=1e-12)
 
 
+def test_losses_of_a_nested_model_are_of_what_it_computes_at_those_widths(model):
+    nested.switch(model, 2)
+    allocator = omc.mixed_precision.Allocator(model, data=[data()], loss=LOSS)
+    allocation = allocator.allocate(bits=5.0, sensitivity="loss")
+    assert bits_of(model) == [2, 2, 2]  # As it was.
+    x, y = data()
+
+    def loss(widths):
+        nested.switch(model, widths)
+        return float(LOSS(y, model(x)))
+
+    rows = {row.name: row.loss for row in allocation.rows if row.loss is not None}
+    for name, row in rows.items():
+        layer = name.split("/")[0]
+        increase = loss({layer: int(allocation.widths[name][3:])}) - loss(8)
+        assert row == pytest.approx(increase, abs=1e-6)
+
+
 def test_stored_bytes_of_an_allocation_are_those_of_a_device_that_has_it_alone(model):
     free = omc.allocate(model, bits=8)
     allocation = omc.allocate(model, stored_bytes=free.stored_bytes - 1000)

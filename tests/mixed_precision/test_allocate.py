@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 
 import omc
+from omc.codecs import Codec
 from omc.errors import FormatError, InputError, InputTypeError, ModelError
+from omc.formats import Format
 from omc.keras import CompressedVariable
 from omc.mixed_precision import STRATEGIES, Allocation, Allocator, Solution, allocate
 from omc.policies import VariableSpec
@@ -153,6 +155,55 @@ def test_objectives_of_the_hessian(sensitivity):
     positive = all(row.trace > 0 for row in policy.rows if row.trace is not None)
     if sensitivity == "hasb_printed" and positive:
         assert set(policy.widths.values()) == {"INT2"}  # What it is to be warned of.
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "wrapped"])
+def test_losses_are_measured_with_one_variable_alone_in_the_format(wrapped):
+    """Against plain copies into which the rounded values are written here."""
+    model = build()
+    if wrapped:
+        omc.wrap(model, "INT8")
+    allocator = Allocator(model, data=BATCH, loss=CROSS_ENTROPY)
+    before = [v.numpy() for v in model.variables]
+    policy = allocator.allocate(bits=4, sensitivity="loss")
+    for old, variable in zip(before, model.variables):
+        np.testing.assert_array_equal(old, variable.numpy())
+
+    def loss(place=None, fmt=None):
+        copy = build()
+        for index, (variable, value) in enumerate(zip(copy.variables, before)):
+            if index == place:
+                codec = Codec(Format.parse(fmt), value.shape)
+                value = codec.decode(codec.encode(value))
+            variable.assign(value)
+        losses = [CROSS_ENTROPY(y, copy(x)) for x, y in BATCH]
+        return np.average(losses, weights=[len(y) for _, y in BATCH])
+
+    shown = [place for place, row in enumerate(policy.rows) if row.loss is not None]
+    assert len(shown) == 3
+    for place in shown:
+        row = policy.rows[place]
+        assert row.loss == pytest.approx(loss(place, row.format) - loss(), abs=1e-6)
+        assert row.trace is None
+    formats = {v.codec.format.name for v in model.variables if isinstance(v, CompressedVariable)}
+    assert formats == ({"INT8"} if wrapped else set())
+
+
+def test_a_loss_that_is_not_finite_is_refused_and_the_model_as_it_was():
+    model = build()
+    before = [v.numpy() for v in model.variables]
+    calls = []
+
+    def loss(y, prediction):
+        calls.append(1)
+        return tf.reduce_mean(prediction) + (float("nan") if len(calls) > 3 else 0.0)
+
+    with pytest.raises(InputError, match="data.: expected batches with a finite loss"):
+        allocate(model, bits=4, data=BATCH, loss=loss, sensitivity="loss")
+    for old, variable in zip(before, model.variables):
+        np.testing.assert_array_equal(old, variable.numpy())
+    with pytest.raises(InputError, match="data.: expected batches"):
+        allocate(model, bits=4, sensitivity="loss")
 
 
 def test_data_makes_the_hessian_count_and_the_seed_decides():

@@ -61,11 +61,12 @@ def central(flags, out, rng):
         pass
     if fp32:
         (out / f"weights-{flags['seed']}.npz").write_bytes(b"weights")
-    given = "32" if fp32 else ",".join(filter(None, [flags["bits"], flags.get("extra_bits")]))
+    given = "32" if fp32 else flags.get("budgets")
+    given = given or ",".join(filter(None, [flags["bits"], flags.get("extra_bits")]))
     widths = given.split(",")
     figures = {
         "accuracies": {width: rng.uniform(0.5, 0.9) for width in widths},
-        "bytes_at_width": {width: round(DENSE * int(width) / 32) for width in widths},
+        "bytes_at_width": {width: round(DENSE * float(width) / 32) for width in widths},
         "cpu_seconds_per_step": rng.uniform(0.1, 0.2) if epochs else None,
         "parameter_bytes": DENSE if fp32 else DENSE // 4,
         "peak_memory_bytes": 3 * DENSE if epochs else None,

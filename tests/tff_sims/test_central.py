@@ -162,6 +162,59 @@ def test_runs_without_allocations_have_settings_and_results_as_before(fp32, nest
     assert TINY.passes == 1 and NESTED.passes == 2 and not NESTED.limits
 
 
+def allocated(fp32, **changes):
+    return dataclasses.replace(TINY, method="allocated", init=str(fp32[0]), **changes)
+
+
+def test_allocated_widths_are_stored_and_measured_without_training(tmp_path, fp32):
+    """At each budget the accuracy, widths and bytes of a model wrapped so here."""
+    settings = allocated(fp32, epochs=0, budgets="8,2.5", strategy="greedy", sensitivity="error")
+    summary = central_training.train(settings, tmp_path)
+    assert list(summary["accuracies"]) == ["8", "2.5"] and summary["steps"] == 0
+    assert summary["accuracy"] == pytest.approx(fp32[1]["accuracy"], abs=0.01)
+    task = settings.make_task()
+    for row in summary["allocations"]:
+        model = task.build_model()
+        load_weights(fp32[0], 0, model)
+        policy = omc.allocate(
+            model,
+            bits=row["budget"],
+            strategy="greedy",
+            sensitivity="error",
+            policy=omc.Policy("INT8", seed=0),
+        )
+        assert list(policy.widths.values()) == list(row["formats"].values())
+        assert row["bits"] == policy.budgets[0].used <= row["budget"]
+        omc.wrap(model, policy)
+        assert row["nbytes"] == omc.memory_report(model).stored_bytes
+        assert task.evaluate(model)["accuracy"] == row["accuracy"]
+        assert summary["bytes_at_width"][f"{row['budget']:g}"] == row["nbytes"]
+    assert len(set(summary["allocations"][1]["formats"].values())) > 1
+
+
+def test_an_allocated_model_is_trained_in_its_codes_and_goes_on(tmp_path, fp32):
+    class Killed(Exception):
+        pass
+
+    def kill(done, total, log):
+        raise Killed
+
+    settings, told = allocated(fp32, budgets="2.5", epochs=2), []
+    whole = central_training.train(settings, tmp_path / "whole", on_start=told.append)
+    assert "allocated at 2.5 bits: 2 epochs" in told[0]
+    (row,) = whole["allocations"]
+    model = omc.load(tmp_path / "whole" / "model.omc", settings.make_task().build_model())
+    assert omc.memory_report(model).stored_bytes == row["nbytes"] == whole["parameter_bytes"]
+    assert row["nbytes"] < 0.1 * whole["dense_parameter_bytes"]
+    once = central_training.train(dataclasses.replace(settings, epochs=0), tmp_path / "once")
+    assert whole["accuracy"] > once["accuracy"] + 0.1  # 2.5 bits untrained are far from FP32.
+    with pytest.raises(Killed):
+        central_training.train(settings, tmp_path / "killed", on_epoch=kill)
+    again = central_training.train(settings, tmp_path / "killed")
+    assert again["accuracies"] == whole["accuracies"]
+    assert [log["loss"] for log in again["log"]] == [log["loss"] for log in whole["log"]]
+
+
 def test_without_epochs_it_is_a_calibration(tmp_path, fp32):
     settings = dataclasses.replace(NESTED, epochs=0, init=str(fp32[0]), bits="8,6")
     summary = central_training.train(settings, tmp_path)
@@ -270,6 +323,14 @@ def test_widths_are_parsed(text, widths):
         ({"budgets": "3,x", "method": "nested"}, "budgets"),
         ({"budgets": "9", "method": "nested"}, "budgets"),
         ({"budgets": "", "method": "nested"}, "budgets"),
+        ({"method": "allocated"}, "budgets"),
+        ({"method": "allocated", "budgets": "3,4"}, "budgets"),  # Of which only one can be trained.
+        ({"method": "allocated", "budgets": "1.5"}, "budgets"),
+        ({"method": "allocated", "budgets": "3"}, "init"),
+        ({"method": "allocated", "budgets": "3", "strategy": "best"}, "strategy"),
+        ({"method": "allocated", "budgets": "3", "sensitivity": "hasb"}, "sensitivity"),
+        ({"strategy": "exact"}, "strategy"),
+        ({"sensitivity": "error", "method": "nested"}, "sensitivity"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_flag(changes, flag, tmp_path):

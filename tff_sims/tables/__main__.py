@@ -12,6 +12,7 @@
   python -m tff_sims.tables traffic --task=digits               # bytes both ways, part by part
   python -m tff_sims.tables progressive --task=keywords         # a model in parts, few bits first
   python -m tff_sims.tables fedmpq --task=keywords              # clients of unequal budgets
+  python -m tff_sims.tables allocation --task=digits            # a width for each layer
   python -m tff_sims.tables nested --known=docs/results/nested-keywords.json --task=keywords
 
 Each run has its own folder in --out, and its own share of the cores. The same command goes on where
@@ -36,7 +37,7 @@ _MOST_AT_ONCE = 4
 # Each a module of this package with TASKS and build(task, quick) -> plan.Table. Where WITH_DOMAIN
 # has tasks whose data the user has to name, build(task, quick, domain); where WITH_PEERS is true,
 # build(..., peers_python=...).
-TABLES = ("omc", "nested", "traffic", "progressive", "fedmpq")
+TABLES = ("omc", "nested", "traffic", "progressive", "fedmpq", "allocation")
 
 
 def main(arguments=None, python=(sys.executable,)):

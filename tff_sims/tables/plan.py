@@ -159,6 +159,8 @@ class WidthSection:
         rows: Tuple of `WidthRow`.
         baseline: Label of the row with whose time the others' is compared.
         against: Label of the row whose error is subtracted, width by width and seed by seed.
+        costs: Whether to show what a row costs: time, bytes, memory.
+        heading: Of a width's column, with {} for the width.
     """
 
     name: str
@@ -166,6 +168,8 @@ class WidthSection:
     rows: tuple
     baseline: str
     against: str
+    costs: bool = True
+    heading: str = "w{} %"
 
     @property
     def widths(self):

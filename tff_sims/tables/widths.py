@@ -33,8 +33,8 @@ def _accuracies(section, found):
             known = row[key] is not None and base[key]
             row[f"{key}_ratio"] = row[key] / base[key] if known else None
     columns = [("label", "", "")]
-    columns += [(f"w{width}", _heading(width), "s") for width in section.widths]
-    for key, (heading, unit) in _COSTS.items():
+    columns += [(f"w{width}", _heading(section, width), "s") for width in section.widths]
+    for key, (heading, unit) in _COSTS.items() if section.costs else ():
         for row in rows:
             row[f"{key}_shown"] = row[key] and row[key] / unit
         columns += [(f"{key}_shown", heading, ".3f" if unit == 1.0 else ".1f")]
@@ -81,14 +81,15 @@ def _differences(section, found):
             seeds = max(seeds, len(gained))
         rows.append({**told, "seeds": seeds})
     columns = [("label", "", "")]
-    columns += [(f"w{width}", _heading(width), "s") for width in sorted(against.errors)[::-1]]
+    widths = sorted(against.errors, reverse=True)
+    columns += [(f"w{width}", _heading(section, width), "s") for width in widths]
     columns.append(("seeds", "seeds", "d"))
     title = f"Points of accuracy above {section.against}, width by width and seed by seed"
     return Grid(f"{section.name}_differences", title, _filled(columns, rows), rows)
 
 
-def _heading(width):
-    return "FP32 %" if width == 32 else f"w{width} %"
+def _heading(section, width):
+    return "FP32 %" if width == 32 else section.heading.format(width)
 
 
 def _filled(columns, rows):

@@ -1,0 +1,88 @@
+"""The loss that sensitivities are about, and the batches that it is measured on."""
+
+from collections.abc import Iterable
+
+import tensorflow as tf
+
+from omc.errors import InputError, InputTypeError
+
+
+def mean_loss(value, batches):
+    """Mean loss over all examples of batches, a float.
+
+    Args:
+        value: What `loss_function` returned.
+        batches: What `checked_batches` returned.
+
+    Raises:
+        InputError: It is NaN or Inf.
+    """
+    sizes = [examples_of(batch) for batch in batches]
+    total = sum(size * float(value(*batch)) for batch, size in zip(batches, sizes))
+    if not abs(total) < float("inf"):
+        raise InputError("data", "batches with a finite loss", f"a loss of {total / sum(sizes)}")
+    return total / sum(sizes)
+
+
+def examples_of(batch):
+    """Number of a batch's examples, int."""
+    return int(tf.shape(tf.nest.flatten(batch[0])[0])[0])
+
+
+def loss_function(model, loss):
+    """(x, y, sample_weight=None) -> scalar loss, of the model as it runs in `predict`.
+
+    Args:
+        model: A built `tf.keras.Model`.
+        loss: As for `omc.mixed_precision.traces`.
+
+    Raises:
+        InputError: No loss.
+    """
+    if loss is None:
+        if getattr(model, "compiled_loss", None) is None:
+            tip = "model.compile(optimizer, loss) first, or pass loss."
+            raise InputError(
+                "loss", "a loss, to measure what widths cost", "none, nor a compiled model", tip
+            )
+
+        def compiled(x, y, weight=None):
+            return model.compute_loss(x, y, model(x, training=False), weight)
+
+        return compiled
+    function = tf.keras.losses.get(loss)
+
+    def own(x, y, weight=None):
+        prediction = model(x, training=False)
+        if isinstance(function, tf.keras.losses.Loss):
+            return tf.reduce_mean(function(y, prediction, sample_weight=weight))
+        losses = function(y, prediction)
+        return tf.reduce_mean(losses if weight is None else losses * tf.cast(weight, losses.dtype))
+
+    return own
+
+
+def checked_batches(data):
+    """List of batches, each a tuple of tensors or of structures of them.
+
+    Raises:
+        InputError: No batches or endless ones.
+        InputTypeError: `data` is no iterable of batches (x, y) or (x, y, sample_weight).
+    """
+    if data is None:
+        raise InputError("data", "batches (x, y), to measure what widths cost", "none")
+    if isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise InputError("data", "a few batches", "an endless dataset", "data.take(8), say.")
+    batches = list(data) if isinstance(data, Iterable) else [data]
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+            got = type(batch).__name__
+            tip = "for arrays: [(x, y)], or a dataset of them in batches."
+            raise InputTypeError("data", "an iterable of batches (x, y)", got, tip)
+    if not batches:
+        raise InputError("data", "at least one batch", "none")
+    return [tf.nest.map_structure(_tensor, tuple(batch)) for batch in batches]
+
+
+def _tensor(value):
+    return value if value is None else tf.convert_to_tensor(value)  # As fit() hands them on.
