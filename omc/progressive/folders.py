@@ -3,9 +3,9 @@
 import os
 
 from omc.errors import ArtifactError, InputError, InputTypeError, OmcError
-from omc.formats import Format
 from omc.keras import saving
 from omc.progressive import checks, parts
+from omc.progressive.stages import checked_name
 
 SUFFIX = ".part"
 """With which the names of parts end."""
@@ -101,13 +101,13 @@ def until(chain, stage):
 
     Args:
         chain: List of `Part`.
-        stage: Name of a format.
+        stage: Name of a stage.
 
     Raises:
         FormatError: Unknown format.
         InputError: No part leads to it.
     """
-    name = Format.parse(stage).name
+    name = checked_name(stage)
     places = [place for place, part in enumerate(chain) if part.stage == name]
     if not places:
         raise InputError("stage", f"one of {[part.stage for part in chain]}", stage)

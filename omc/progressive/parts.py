@@ -27,9 +27,10 @@ from omc.codecs import Codec
 from omc.errors import ArtifactError, InputTypeError, OmcError
 from omc.formats import Format
 from omc.progressive import chunks, streams
+from omc.progressive.stages import checked_name, is_mixed
 
-VERSION = 2
-"""Newest version of the parts. Only updates need it; other parts are of 1. Newer are refused."""
+VERSION = 3
+"""Newest version of the parts: 3 with mixed stages, 2 of updates, 1 else. Newer are refused."""
 
 _HEAD = struct.Struct("<4sIQI")
 _MAGIC = b"OMCP"
@@ -65,7 +66,8 @@ class Part:
     Attributes:
         kind: "base"; "delta"; or "update", the first part of a chain on another one.
         index: Place in the chain, from 0.
-        stage: Name of the format that the model has once the part is applied.
+        stage: Name of the format that the model has once the part is applied, or "mixed-3.87" where
+            variables differ, with 3.87 bits a weight on average.
         stages: Names of all stages of the chain, a tuple.
         base_digest: Digest (hex) of the exact state that it applies to; None for a base.
         digest: Digest (hex) of the exact state that it leads to.
@@ -88,7 +90,7 @@ class Part:
         payload, header = _checked(self._data, source)
         try:
             self.kind, self.index = header["kind"], int(header["index"])
-            self.stages = tuple(Format.parse(name).name for name in header["stages"])
+            self.stages = tuple(map(checked_name, header["stages"]))
             self.stage = self.stages[self.index]
             self.base_digest, self.digest = header["base"], str(header["digest"])
             self.properties = dict(header["properties"])
@@ -104,6 +106,9 @@ class Part:
                 raise ValueError("a kind that does not fit its place")
             if self.index and self.base_digest is None:
                 raise ValueError("a delta on nothing")
+            _, version, *_ = _HEAD.unpack_from(self._data)
+            if version != _version(self.kind, self.stages):
+                raise ValueError("a version that does not fit its stages")
             self.sha256 = bytes(self._data[-_DIGEST_BYTES:]).hex()
             if size != len(self._data) - _DIGEST_BYTES:
                 raise ValueError("a payload of another length")
@@ -242,10 +247,15 @@ def assemble(kind, index, stages, base, digest, properties, entries, raw, payloa
     header = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     body = b"".join([header, *(data for _, data, _ in raw), *payload])
     length = _HEAD.size + len(body) + _DIGEST_BYTES
-    head = _HEAD.pack(_MAGIC, VERSION if kind == "update" else 1, length, len(header))
+    head = _HEAD.pack(_MAGIC, _version(kind, stages), length, len(header))
     digest = hashlib.sha256(head)
     digest.update(body)
     return Part(b"".join([head, body, digest.digest()]))
+
+
+def _version(kind, stages):
+    """Version that a part is of: the oldest that knows all of it."""
+    return 3 if any(map(is_mixed, stages)) else 2 if kind == "update" else 1
 
 
 def sync_folder(path):

@@ -7,11 +7,12 @@ from omc import coding, nested
 from omc.alternative_codecs import AlternativeCodec
 from omc.codecs import Codec
 from omc.errors import InputError, InputTypeError, ModelError
-from omc.formats import FP32, Format
+from omc.formats import FP32
 from omc.keras import nesting, saving, wrapping
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
 from omc.progressive import history, parts, streams, widths
+from omc.progressive.stages import Chain, parsed
 
 
 def split(model, stages, known=None):
@@ -34,6 +35,9 @@ def split(model, stages, known=None):
         model: A built `tf.keras.Model`, plain or wrapped.
         stages: Names of formats, or Formats, each with more bits than the one before. All but the
             last have at most 16 bits. For a wrapped model the last is the widest that it stores.
+            A stage before it may be a `Policy`, such as `omc.allocate(model, wire_bytes=...)`: each
+            variable then has its own format there; what the policy leaves in float32 has that of
+            the next stage at once.
         known: List of the parts, of another version of the model, that the receiver has applied;
             None for a receiver that has nothing.
 
@@ -43,22 +47,28 @@ def split(model, stages, known=None):
     Raises:
         FormatError: Unknown format.
         InputError: No stages, stages out of order, too wide, or that do not end where the model
-            does; NaN or Inf weights; `known` makes no chain, or is of another architecture.
+            does; a policy with partial quantization, as the last stage, of a nested model, or that
+            has a variable shrink; NaN or Inf weights; `known` makes no chain, or is of another
+            architecture.
         InputTypeError: `stages` is no list, `known` no list of parts, `model` no Keras model, or a
             variable holds strings.
         ModelError: The model is not built, partially quantized as a client's is, or nested with
             rounding "shift".
     """
-    formats = _parsed(stages)
-    held = _wrapped(model, formats) if saving.is_wrapped(model) else _plain(model, formats)
+    asked = parsed(stages)
+    held = (_wrapped if saving.is_wrapped(model) else _plain)(model, asked)
+    formats = [stage.format for stage in asked]
     growing = None  # Variables of a nested model that change their width; None for all.
     if nesting.nesting_of(model) is not None:
+        if None in formats:
+            got = f"a policy for {model.name!r}, which is nested"
+            raise InputError("stages", "widths of a nested model", got)
         widths.check_stages(model, formats)
         growing = {id(variable) for variable in nesting.nesting_of(model).variables}
     properties = _properties(model, formats)
     before = _Known(known, held, properties, formats[-1].is_fp32)
     held = before.held
-    names = tuple(fmt.name for fmt in formats)
+    chains = Chain(model, asked, held)
     entries, payloads, digests = ([[] for _ in formats] for _ in range(3))
     raw = {}
     for place, (variable, codec) in enumerate(held):
@@ -77,7 +87,8 @@ def split(model, stages, known=None):
                 each.append(digest)
             continue
         grows = growing is None or id(variable) in growing
-        chain = _chain(variable, codec, formats if grows else formats[-1:], growing is None)
+        own = chains.of(variable, codec)
+        chain = _chain(variable, codec, own if grows else own[-1:], growing is None)
         chain = [chain[0]] * (len(formats) - len(chain)) + chain
         for stage, digest in enumerate(before.digests(place, chain)):
             digests[stage].append(digest)
@@ -98,7 +109,7 @@ def split(model, stages, known=None):
         parts.assemble(
             "delta" if stage else first,
             stage,
-            names,
+            chains.names,
             states[stage],
             states[stage + 1],
             {} if stage or known else properties,
@@ -167,32 +178,20 @@ class _Known:
         return found
 
 
-def _parsed(stages):
-    if isinstance(stages, (str, Format)) or not hasattr(stages, "__iter__"):
-        raise InputTypeError("stages", "a list of formats, such as ['INT4', 'FP32']", stages)
-    formats = [Format.parse(stage) for stage in stages]
-    names = [fmt.name for fmt in formats]
-    if not formats:
-        raise InputError("stages", "at least one format", "none")
-    if any(low.bits >= high.bits for low, high in zip(formats, formats[1:])):
-        raise InputError("stages", "formats of more and more bits", names)
-    for fmt in formats[:-1]:
-        if not streams.can_predict(fmt):
-            expected = "formats of at most 16 bits, none of them feedback, before the last"
-            raise InputError("stages", expected, fmt.name)
-    return formats
-
-
-def _plain(model, formats):
+def _plain(model, stages):
     """List of (variable, codec of the last stage or None) of a plain model."""
     wrapping.check_kind(model)
     if not model.built or not model.variables:
         tip = "call model.build(input_shape), or the model on a batch, first."
         raise ModelError("model", "a built model", f"{model.name!r}, which is not", tip)
-    last = formats[-1]
-    variables = saving.stored_order(model)
-    policy = Policy(formats[-2] if last.is_fp32 and len(formats) > 1 else last)
-    plan = policy.plan([VariableSpec.of(variable) for variable in variables])
+    last, variables = stages[-1].format, saving.stored_order(model)
+    chosen = stages[-2] if last.is_fp32 and len(stages) > 1 else stages[-1]
+    # A policy tells variables of other names by their places in the model.
+    ordered = wrapping.variables_of(model)
+    policy = chosen.policy or Policy(chosen.format)
+    planned = policy.plan([VariableSpec.of(variable) for variable in ordered])
+    planned = {id(variable): each for variable, each in zip(ordered, planned)}
+    plan = [planned[id(variable)] for variable in variables]
     wrapping.check_finite(variables, plan)
     found = []
     for variable, planned in zip(variables, plan):
@@ -203,7 +202,7 @@ def _plain(model, formats):
     return found
 
 
-def _wrapped(model, formats):
+def _wrapped(model, stages):
     """List of (variable, codec that it is stored in or None) of a wrapped model."""
     found, widest = [], None
     for variable in saving.stored_order(model):
@@ -214,18 +213,18 @@ def _wrapped(model, formats):
                 got = f"{model.name!r}, a client's partially quantized one"
                 raise ModelError("model", "a model with one format a variable", got, tip)
             codec = nesting.stored_codec(variable)
-            if codec.format.is_fp32 and formats[0].is_fp32:
+            if codec.format.is_fp32 and stages[0].is_fp32:
                 codec = None  # One stage: it travels raw.
             elif widest is None or codec.format.bits > widest.bits:
                 widest = codec.format
         found.append((variable, codec))
     widest = widest or FP32
     stored = {codec.format for _, codec in found if codec and codec.format.bits == widest.bits}
-    if formats[-1] not in (stored or {widest}):
+    if stages[-1].format not in (stored or {widest}):
         raise InputError(
             "stages",
             f"stages that end with {widest.name!r}, the widest that the model stores",
-            [fmt.name for fmt in formats],
+            stages[-1].format.name,
             "more bits than are stored cannot be sent.",
         )
     return found
