@@ -5,6 +5,7 @@ process has its server in the computation, so that float32 state crosses, too.
 """
 
 import collections
+import functools
 import time
 
 import numpy as np
@@ -17,12 +18,15 @@ from omc.learning import (
     remote_runtime,
     traffic,
 )
+from omc.learning.downlinks import Coded
+from omc.learning.uplinks import Dithered
 from omc.learning.worker_processes import running_workers
 from omc.measurement.sockets import CountingProxy
 from omc.policies import Policy
 from tff_sims.tasks import TASKS
 
 _CLIENTS = 10
+_ERROR = 0.2  # Squared, of the mean of a round's updates, relative to one.
 _COLUMNS = [
     ("method", "process", ""),
     ("measured", "measured payload", ",.0f"),
@@ -50,25 +54,32 @@ def run(quick):
     table = Table("links", title, _COLUMNS)
     task = TASKS["digits"](0)
     rate, step = (tff.learning.optimizers.build_sgdm(value) for value in (0.1, 1.0))
-    policies = {
-        "OMC S1E3M7, 0.9, controller": Policy("S1E3M7", fraction=0.9),
-        "FP32, controller": Policy("FP32"),
+    coded = {"downlink": Coded(bits=4), "uplink": Dithered(_CLIENTS, _ERROR)}
+    processes = {
+        "OMC S1E3M7, 0.9, controller": (Policy("S1E3M7", fraction=0.9), {}),
+        "INT8, 4 bits coded down, dithered up, controller": (Policy("INT8"), coded),
+        "FP32, controller": (Policy("FP32"), {}),
     }
-    for name, policy in policies.items():
-        process = build_controlled_fed_avg(task.model_fn, policy, rate, step)
-        table.rows.append({"method": name, **_count(process, task, 3 if quick else 10)})
-    process = build_fp32_fed_avg(task.model_fn, rate, step)
-    row = _count(process, task, 3 if quick else 10)
-    table.rows.append({"method": "FP32, TFF's own composed process", **row})
+    builders = {
+        name: functools.partial(
+            build_controlled_fed_avg, task.model_fn, policy, rate, step, **links
+        )
+        for name, (policy, links) in processes.items()
+    }
+    name = "FP32, TFF's own composed process"
+    builders[name] = functools.partial(build_fp32_fed_avg, task.model_fn, rate, step)
+    for name, build in builders.items():
+        table.rows.append({"method": name, **_count(build, task, 3 if quick else 10)})
     return [table]
 
 
-def _count(process, task, rounds):
+def _count(build, task, rounds):
     rows = []
     draw = np.random.default_rng(0)
     with running_workers((None, None)) as addresses:
         proxies = [CountingProxy(address) for address in addresses]
         with remote_runtime([proxy.address for proxy in proxies]):
+            process = build()  # Inside: coded links ask what the workers can do.
             state = process.initialize()
             for _ in range(rounds + 1):
                 chosen = draw.choice(task.num_clients, _CLIENTS, replace=False)
