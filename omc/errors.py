@@ -45,6 +45,10 @@ class ModelError(OmcError, ValueError):
     """A model in the wrong state: unbuilt, already wrapped, or not wrapped where it has to be."""
 
 
+class KerasError(OmcError, ImportError):
+    """A TensorFlow whose Keras OMC cannot work with; raised by `import omc`."""
+
+
 class ArtifactError(OmcError, ValueError):
     """A file that cannot be written or read, is no whole artifact, or is another model's."""
 

@@ -19,12 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from keras.src.engine import base_layer_utils
-from keras.src.mixed_precision import autocast_variable
 
 from omc.errors import ArtifactError, ModelError
 from omc.formats import FP32
 from omc.keras import wrapping
+from omc.keras.host import autocast_variable, base_layer_utils
 from omc.keras.places import Places
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec

@@ -9,10 +9,9 @@ first call happens inside a trace: variables and codes are made outside of it.
 import functools
 
 import tensorflow as tf
-from keras.src.engine import base_layer_utils
-from keras.src.mixed_precision import autocast_variable
 
 from omc.errors import ModelError
+from omc.keras.host import autocast_variable, in_layer_call
 
 _MARK = "_omc_deferred"
 _HOOKED = ("call", "build")  # Methods that Keras looks up on the instance.
@@ -77,7 +76,7 @@ def _first_build(model):
     def build(*args, **kwargs):
         method(*args, **kwargs)
         # From within a call, variables may still be missing; so may they after a user's own build.
-        calling = base_layer_utils.call_context().in_call
+        calling = in_layer_call()
         layers = list(model._flatten_layers(include_self=False))
         if is_deferred(model) and not calling and all(layer.built for layer in layers):
             _unhook(model)

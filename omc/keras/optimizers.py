@@ -8,9 +8,9 @@ import functools
 import types
 
 import tensorflow as tf
-from keras.src.mixed_precision.loss_scale_optimizer import LossScaleOptimizerV3
 
 from omc.errors import InputTypeError
+from omc.keras.host import LossScaleOptimizer
 from omc.keras.switching import all_bits
 from omc.keras.variable import CompressedVariable
 
@@ -123,6 +123,6 @@ def _read_initial_values(optimizer_class):
 
 # On the classes, for an optimizer in a user's own loop belongs to no model that could prepare it.
 _meet(tf.keras.optimizers.Optimizer, slim)
-_meet(LossScaleOptimizerV3, lambda optimizer: slim(optimizer.inner_optimizer))
+_meet(LossScaleOptimizer, lambda optimizer: slim(optimizer.inner_optimizer))
 _meet(tf.keras.optimizers.legacy.Optimizer, refuse_legacy)
 _read_initial_values(tf.keras.optimizers.Optimizer)

@@ -4,8 +4,8 @@ import functools
 from collections.abc import MutableMapping, MutableSequence
 
 import tensorflow as tf
-from keras.src.engine.node import Node
 
+from omc.keras.host import Node
 from omc.keras.whole import penalty
 
 _Reference = tf.__internal__.tracking.TrackableReference

@@ -7,17 +7,13 @@ and makes it a different computation, which TensorFlow does not merge with the f
 """
 
 import contextlib
-import sys
 
 import tensorflow as tf
 from tensorflow.python.ops import resource_variable_ops
 
+from omc.keras import host
 from omc.keras.gradient import differentiable, inner_tape, there
 from omc.keras.variable import CompressedVariable
-
-# Keras' private modules, of the Keras that TensorFlow uses: what a layer's __call__ sets up around
-# its call has to be set up again around the second run.
-_keras = sys.modules[tf.keras.layers.Layer.__module__]
 
 
 def repeated(call, args, kwargs, layer=None, variables=(), decoded=(), after=None, early=False):
@@ -121,8 +117,7 @@ class _Context:
 
     def __init__(self, layer):
         self._layer = layer
-        calls = _keras.base_layer_utils.call_context()
-        self._training, self._saving = calls.training, calls.saving
+        self._calling = host.LayerCall(layer)
         self._layers = [] if layer is None else list(layer._flatten_layers())
         self._autograph = tf.__internal__.autograph.control_status_ctx()
 
@@ -149,12 +144,7 @@ class _Context:
         if self._layer is None:
             yield
             return
-        calls = _keras.base_layer_utils.call_context()
-        graph = not tf.executing_eagerly()
-        dtype = self._layer._compute_dtype_object
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(calls.enter(self._layer, None, graph, self._training, self._saving))
-            stack.enter_context(_keras.autocast_variable.enable_auto_cast_variables(dtype))
+        with self._calling.again(), self._calling.autocast():
             yield
 
 

@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 import tensorflow as tf
-from keras.src.mixed_precision.autocast_variable import AutoCastVariable
 
 from omc import artifacts
 from omc.errors import ArtifactError, InputTypeError, ModelError
 from omc.formats import FP32
 from omc.keras import nesting, wrapping
+from omc.keras.host import AutoCastVariable
 from omc.keras.variable import CompressedVariable
 from omc.policies import PlannedVariable, Policy, VariableSpec
 from omc.tensor_files import tensor_of

@@ -2,17 +2,15 @@
 
 import contextlib
 import itertools
-import sys
 import weakref
 
 import tensorflow as tf
-from keras.src.mixed_precision import autocast_variable
 from tensorflow.python.ops import resource_variable_ops
 
 from omc import kernels, nested, rows
 from omc.codecs import Codec
 from omc.errors import ModelError
-from omc.keras import grids, late, schedule
+from omc.keras import grids, host, late, schedule
 from omc.keras.conversion import Itself, is_refused
 from omc.keras.gradient import differentiable, read, recording, there, within
 from omc.keras.partial_writes import PartialWrites
@@ -159,7 +157,7 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
     @property
     def _cast_dtype(self):
         """Dtype that a read has here: a layer's compute dtype under mixed precision."""
-        current = getattr(autocast_variable._autocast_dtype, "dtype", None)
+        current = host.compute_dtype()
         return current if self.autocast and current is not None else self.dtype
 
     def note(self, way):
@@ -167,7 +165,7 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
 
         Only layers and recorded ops count, not optimizers, constraints or checkpoints.
         """
-        if self.served != "dense" and (recording() or _in_layer_call()):
+        if self.served != "dense" and (recording() or host.in_layer_call()):
             self.served = way
 
     def read_value(self):
@@ -394,11 +392,6 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
     def __repr__(self):
         fmt = getattr(self.codec, "codec", self.codec).format.name
         return f"<omc.CompressedVariable {self.name!r} shape={tuple(self.shape)} format={fmt}>"
-
-
-def _in_layer_call():
-    layers = sys.modules[tf.keras.layers.Layer.__module__]  # Private Keras, of the one in use.
-    return layers.base_layer_utils.call_context().in_call
 
 
 def _before_padding(tensor):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import tensorflow as tf
-from keras.src.mixed_precision.autocast_variable import AutoCastVariable
 
 import omc.keras.dispatch  # noqa: F401 - ops meet compressed variables
 import omc.keras.optimizers  # noqa: F401 - optimizers meet them
@@ -10,6 +9,7 @@ import omc.keras.raw_ops  # noqa: F401 - so do functions of handles
 from omc.codecs import Codec
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras import deferred, originals
+from omc.keras.host import AutoCastVariable
 from omc.keras.places import Places
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec

@@ -2,11 +2,10 @@
 
 import os
 
-from keras.src.mixed_precision.autocast_variable import AutoCastVariable
-
 from omc.errors import ArtifactError, InputError, InputTypeError, ModelError
 from omc.formats import FP32
 from omc.keras import nesting, saving, wrapping
+from omc.keras.host import AutoCastVariable
 from omc.keras.variable import CompressedVariable
 from omc.policies import PlannedVariable, Policy, VariableSpec
 from omc.progressive import checks, contents, folders, parts, streams, upgrading, widths
