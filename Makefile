@@ -5,7 +5,7 @@ VENV_PYTHON := .venv/bin/python
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-machines lint bench build-file lock clean
+.PHONY: help setup demo test test-machines test-newest lint bench build-file lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,17 @@ test-machines: setup ## run the tests of memory and kernels as on other processo
 	TF_ENABLE_ONEDNN_OPTS=0 OMC_SIMD=portable $(VENV_PYTHON) -m pytest $(MACHINE_TESTS) -n auto --dist loadfile $(ARGS)
 	TF_ENABLE_ONEDNN_OPTS=1 OMC_SIMD=avx2 $(VENV_PYTHON) -m pytest $(MACHINE_TESTS) -n auto --dist loadfile $(ARGS)
 
+# The core on TensorFlow 2.21 with tf-keras, in an environment of its own. A part of its tests, for
+# time: what meets Keras and TensorFlow most closely. TFF, and all that needs it, stays at 2.14.
+NEWEST_TESTS := tests/keras/test_host.py tests/keras/test_wrap.py tests/keras/test_layers.py \
+	tests/keras/test_keras_life.py tests/keras/test_optimizers.py tests/keras/test_saving.py \
+	tests/keras/test_mixed_precision.py tests/keras/test_recompute.py tests/keras/test_nesting.py \
+	tests/keras/test_transient.py tests/keras/test_exporting.py tests/test_kernels.py \
+	tests/test_compressed.py tests/progressive/test_receiver.py
+test-newest: ## run the core's tests on the newest TensorFlow tried, in .venv-newest
+	@sh tools/setup_newest.sh
+	TF_USE_LEGACY_KERAS=1 .venv-newest/bin/python -m pytest $(NEWEST_TESTS) -n auto --dist loadfile $(ARGS)
+
 lint: setup ## check style and formatting
 	$(VENV_PYTHON) -m ruff check . $(ARGS)
 	$(VENV_PYTHON) -m ruff format --check .
@@ -43,5 +54,5 @@ lock: ## resolve requirements/*.in into the pinned lock; ARGS=--upgrade renews i
 	@sh tools/lock.sh $(UV_VERSION) $(ARGS)
 
 clean: ## remove .venv, build outputs and caches; runs/ stays
-	rm -rf .venv .venv-lock build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lock .venv-newest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

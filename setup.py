@@ -23,6 +23,7 @@ def _readme() -> str:
 # metadata demands a jaxlib that is no longer published, so pip cannot resolve this extra by itself:
 # install from requirements/lock.txt (`make setup`), or resolve with requirements/overrides.txt.
 _TFF = ['tensorflow-federated==0.87.0; python_version < "3.12"', "grpcio"]
+_TFF += ['tensorflow>=2.14,<2.15; python_version < "3.12"']
 _SIMS = [*_TFF, "scikit-learn", "scipy", "matplotlib", "pillow", "memray", "espeakng-loader"]
 _SIMS += ["jiwer"]
 _TEST = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "gfloat==0.5.2", "ruff"]
@@ -42,20 +43,24 @@ setuptools.setup(
     },
     python_requires=">=3.9",
     install_requires=[
-        "tensorflow>=2.14,<2.15",
-        "keras>=2.14,<2.15",
+        # Whichever is there, of those that were tried. From 2.16 on `tf.keras` is Keras 3, and OMC
+        # needs tf-keras of the same version, which pip chooses; Python 3.12 has no older one.
+        "tensorflow>=2.14,<2.22",
+        "tf-keras>=2.16,<2.22; python_version >= '3.12'",
         "numpy",
         "absl-py",
         "psutil",
         "safetensors",
     ],
-    extras_require={"tff": _TFF, "sims": _SIMS, "test": _TEST},
+    extras_require={"keras2": ["tf-keras>=2.16,<2.22"], "tff": _TFF, "sims": _SIMS, "test": _TEST},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.9",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

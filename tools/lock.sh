@@ -21,3 +21,7 @@ compile() {
 compile requirements/pip.in -o requirements/pip.txt "$@"
 compile requirements/requirements.in --override requirements/overrides.txt \
     -o requirements/lock.txt "$@"
+# Without pyproject.toml's settings, which are those of TensorFlow Federated.
+$uv pip compile -q --no-config --universal --python-version 3.10 --only-binary :all: \
+    --generate-hashes --custom-compile-command "make lock" \
+    requirements/newest.in -o requirements/newest.txt "$@"

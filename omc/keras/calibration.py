@@ -321,8 +321,8 @@ def _end(variable, fmt, widths):
     largest, best = float(np.abs(flat).max(initial=0.0)), None
     codec = Codec(fmt, (len(sample) + 1,))  # And the end of the range, which sets the scale.
     for share in _CLIPS if largest else ():
-        end = share * largest
-        buffer = codec.encode(np.append(sample.clip(-end, end), np.float32(end)))
+        end = np.float32(share * largest)  # Of numpy's float64 all would become that.
+        buffer = codec.encode(np.append(sample.clip(-end, end), end))
         reads = [nested.codec_at(codec, bits).decode(buffer)[:-1] for bits in widths]
         errors = [float(np.mean((read - sample) ** 2)) for read in reads]
         mean = float(np.mean(np.log(np.maximum(errors, 1e-30))))

@@ -78,19 +78,26 @@ class Itself(tf.types.experimental.TraceType):
         placeholder_context.context_graph.capture(variable.handle)
         return variable
 
-    def _to_tensors(self, value):
+    def to_tensors(self, value):
+        """The handle, which is what the function gets."""
         value.watch()
         return [value.handle]
 
-    def _from_tensors(self, tensors):
+    def from_tensors(self, tensors):
+        """The variable, whose handle is next."""
         next(tensors)
         return self._variable()
 
-    def _flatten(self):
+    def flatten(self):
+        """Type of the handle."""
         return [tf.TensorSpec([], tf.resource)]
 
-    def _cast(self, value, casting_context):
+    def cast(self, value, casting_context):
+        """The variable."""
         return value
+
+    # As TensorFlow 2.14 calls them.
+    _to_tensors, _from_tensors, _flatten, _cast = to_tensors, from_tensors, flatten, cast
 
     def __eq__(self, other):
         return isinstance(other, Itself) and self._id == other._id
