@@ -26,7 +26,8 @@ def derived(summary, evaluations=()):
     Args:
         summary: Dict.
         evaluations: List of dicts, accuracies by column of rounds.csv: the evaluations over which
-            errors are means; the summary's accuracies, of the last one, where there are none.
+            an error is the mean, of those that have it (clients' own models are evaluated once, in
+            the end); the summary's accuracies, of the last one, where there are none.
 
     Returns:
         Dict: `MASTER`, error of the server's float32 model; `DOWNLOADED`, of what clients would
@@ -36,7 +37,11 @@ def derived(summary, evaluations=()):
     if "master_accuracy" not in summary:
         return {}
     told = [_errors(columns, summary) for columns in evaluations or [_columns(summary)]]
-    found = {key: mean([errors[key] for errors in told]) for key in told[0]}
+    found = {
+        key: mean([errors[key] for errors in told if key in errors])
+        for key in (MASTER, DOWNLOADED, OWN)
+        if any(key in errors for errors in told)
+    }
     clients = summary.get("clients_by_width")
     bits = _over_clients(summary.get("average_bits_by_width"), clients) if clients else None
     return found if bits is None else {**found, "average_bits": bits}

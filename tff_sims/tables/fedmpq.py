@@ -120,8 +120,8 @@ def build(task="keywords", quick=False, domain=None):
         legend="Accuracy in percent on held-out data, each seed the mean over the evaluations of "
         "the second half of the rounds, mean ± standard deviation over seeds: of the "
         "server's float32 model, of what clients would download next at their widths, and of what "
-        "they held after their local training, both means over clients. Bits are those of a "
-        "weight that clients stored, bytes those of a client and round.",
+        "they held after their local training of the last round, both means over clients. Bits are "
+        "those of a weight that clients stored, bytes those of a client and round.",
         metric="error",
         runs=runs,
         sections=tuple(sections),
