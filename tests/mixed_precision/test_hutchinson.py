@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import omc
 from omc.errors import InputError, InputTypeError
-from omc.mixed_precision import hutchinson, traces
+from omc.mixed_precision import hutchinson, objectives, traces
 
 L = tf.keras.layers
 CROSS_ENTROPY = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -63,7 +63,7 @@ def test_products_are_second_differences(packed, index):
     if packed:
         omc.wrap(model, "INT8")
     v = np.random.default_rng(2).choice([-1.0, 1.0], model.variables[index].shape)
-    value = hutchinson._loss_function(model, CROSS_ENTROPY)
+    value = objectives.loss_function(model, CROSS_ENTROPY)
     got = hutchinson._product(value, (x, y), model.variables[index], v.astype(np.float32))
     expected = second_difference(as_float64(model), index, v, x, y)
     assert float(got) == pytest.approx(expected, rel=2e-4, abs=1e-6)
