@@ -87,7 +87,7 @@ def split(model, stages, known=None):
                 each.append(digest)
             continue
         grows = growing is None or id(variable) in growing
-        own = chains.of(variable, codec)
+        own = chains.of(variable)
         chain = _chain(variable, codec, own if grows else own[-1:], growing is None)
         chain = [chain[0]] * (len(formats) - len(chain)) + chain
         for stage, digest in enumerate(before.digests(place, chain)):

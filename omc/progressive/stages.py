@@ -99,7 +99,10 @@ class Chain:
                 _check_sent(fmt)
             self._planned.append(planned)
         quantized = [(v, codec) for v, codec in held if codec is not None]
-        each = [(codec.count, self.of(variable, codec)) for variable, codec in quantized]
+        self._formats = {
+            id(variable): self._grown(variable, codec) for variable, codec in quantized
+        }
+        each = [(codec.count, self._formats[id(variable)]) for variable, codec in quantized]
         self.names, before = (), 0.0
         for place, stage in enumerate(stages):
             bits = sum(n * formats[place].bits for n, formats in each)
@@ -112,15 +115,15 @@ class Chain:
             self.names += (f"mixed-{bits:.2f}" if mixed else stage.format.name,)
             before = bits
 
-    def of(self, variable, codec):
-        """Formats of a variable, one a stage, at most its own at the last one.
+    def of(self, variable):
+        """Formats of a variable that is quantized at the last stage, a list, one a stage.
 
-        A policy that says nothing of it gives it what the next stage does.
-
-        Args:
-            variable: One that is quantized at the last stage.
-            codec: Its codec there.
+        At most those that it has there; a policy that says nothing of it gives it what the next
+        stage does.
         """
+        return self._formats[id(variable)]
+
+    def _grown(self, variable, codec):
         found = []
         for stage, planned in zip(reversed(self._stages), reversed(self._planned)):
             fmt = stage.format

@@ -8,13 +8,12 @@ codes, which are all that is stored.
 import dataclasses
 from typing import Optional
 
+from tff_sims.tables.central_runs import START, CentralRuns
 from tff_sims.tables.plan import (
-    CENTRAL,
     Claim,
     Curve,
     Effect,
     Reading,
-    Run,
     Subject,
     Table,
     WidthRow,
@@ -24,7 +23,7 @@ from tff_sims.tables.plan import (
 NAME = "allocation"
 WITH_DOMAIN = ("pictures",)
 BUDGETS = (4, 3.5, 3, 2.75, 2.5, 2.25, 2)
-_START, _LONGER = "FP32", "FP32-longer"
+_LONGER = "FP32-longer"
 _UNIFORM = "uniform"
 _BY_HESSIAN, _BY_LOSS = "exact, hessian_error", "exact, loss"
 _WAYS = {  # Label -> (strategy, sensitivity).
@@ -132,23 +131,16 @@ def _effect(section, label, bits):
     return Effect(f"widths a layer ({label}), {section.name}, {bits} bits", without, with_it)
 
 
-class _Runs:
+class _Runs(CentralRuns):
     """Builds sections, and collects the runs that they need."""
 
     def __init__(self, task, domain, scale):
-        self.runs = {}
-        self._scale = scale
-        self._common = {"task": task}
-        self._places = {"domain": domain} if task in WITH_DOMAIN else {}
-        if scale.train_examples:
-            self._common["train_examples"] = scale.train_examples
-        flags = {**self._common, "method": "fp32", "epochs": scale.epochs}
-        self.runs[_START] = Run(_START, flags, program=CENTRAL, places=self._places)
+        super().__init__(task, scale, {"domain": domain} if task in WITH_DOMAIN else {})
         self._add(_LONGER, 1.0, method="fp32", epochs=scale.row_epochs)
 
     def once(self, quick):
         """Stored after the training, and not trained again."""
-        rows = [WidthRow("FP32", {32: Reading(_START, "errors", 32)})]
+        rows = [WidthRow("FP32", {32: Reading(START, "errors", 32)})]
         for label in _QUICK_WAYS if quick else _WAYS:
             budgets = ",".join(f"{bits:g}" for bits in sorted(BUDGETS))
             run = self._allocated(label, "", budgets, 0)
@@ -185,9 +177,7 @@ class _Runs:
     def _add(self, name, weight, **flags):
         if flags["epochs"]:
             flags["learning_rate"] = self._scale.learning_rate
-        flags = {**self._common, **flags}
-        self.runs[name] = Run(name, flags, _START, CENTRAL, weight=weight, places=self._places)
-        return name
+        return self.add(name, weight, flags)
 
 
 def _section(name, title, rows):

@@ -9,13 +9,12 @@ with dedicated training here, seed by seed, and not with the paper's.
 import dataclasses
 from typing import Optional
 
+from tff_sims.tables.central_runs import START, CentralRuns
 from tff_sims.tables.plan import (
-    CENTRAL,
     Claim,
     Curve,
     Effect,
     Reading,
-    Run,
     Subject,
     Table,
     WidthRow,
@@ -29,7 +28,7 @@ WITH_DOMAIN = ("pictures",)
 _START, _FP32 = "FP32, the start", "FP32"
 _DEDICATED, _JOINT = "dedicated, one model a width", "joint"
 _AFTER = "calibrated after training", "calibrated"
-_RUN_START, _RUN_FP32 = "FP32", "FP32-longer"
+_RUN_FP32 = "FP32-longer"
 _ACTIVATIONS = {"same": "activations as weights", "eight": "activations at 8"}
 _FEW = (8, 6, 4, 2)  # Trained where 3 is to be a width that nobody trained.
 _BETWEEN = (7, 5)
@@ -177,18 +176,12 @@ def _claims(section, quick):
     return claims
 
 
-class _Rows:
+class _Rows(CentralRuns):
     """Builds sections, and collects the runs and effects that they need."""
 
     def __init__(self, task, domain, scale):
-        self.runs, self.effects = {}, []
-        self._scale = scale
-        self._common = {"task": task}
-        self._places = {"domain": domain} if task in WITH_DOMAIN else {}
-        if scale.train_examples:
-            self._common["train_examples"] = scale.train_examples
-        fp32 = {**self._common, "method": "fp32", "epochs": scale.epochs}
-        self.runs[_RUN_START] = Run(_RUN_START, fp32, program=CENTRAL, places=self._places)
+        super().__init__(task, scale, {"domain": domain} if task in WITH_DOMAIN else {})
+        self.effects = []
         self._add(_RUN_FP32, 1 / _WEIGHT, method="fp32")
 
     def same(self, quick):
@@ -210,7 +203,7 @@ class _Rows:
 
     def _fp32(self):
         """Rows of FP32: what all others start from, and trained on as long as they are."""
-        return [_row(_START, {32: _RUN_START}), _row(_FP32, {32: _RUN_FP32})]
+        return [_row(_START, {32: START}), _row(_FP32, {32: _RUN_FP32})]
 
     def eight(self):
         """Activations at 8 bits, whatever the width of the weights."""
@@ -276,16 +269,7 @@ class _Rows:
     def _add(self, name, widths, **flags):
         scale = self._scale
         own = dict(method="nested", epochs=scale.row_epochs, learning_rate=scale.learning_rate)
-        run = Run(
-            name,
-            {**self._common, **own, **flags},
-            _RUN_START,
-            CENTRAL,
-            weight=widths * _WEIGHT,
-            places=self._places,
-        )
-        self.runs.setdefault(name, run)
-        return name
+        return self.add(name, widths * _WEIGHT, {**own, **flags})
 
 
 def _row(label, runs, untrained=()):
