@@ -1,4 +1,4 @@
-"""Runs of central training that a table needs: all start from the same FP32 weights of their seed."""
+"""Runs of central training that a table needs: all from the same FP32 weights of their seed."""
 
 from tff_sims.tables.plan import CENTRAL, Run
 
