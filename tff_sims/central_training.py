@@ -13,7 +13,6 @@ import tensorflow as tf
 
 import omc
 from omc.errors import InputError
-from omc.keras.batchnorm_sets import batchnorm_layers, cumulative
 from omc.keras.nesting import checked_nesting
 from omc.keras.optimizers import slim
 from omc.measurement.peaks import count_allocations, measure_peak
@@ -183,7 +182,7 @@ class _Run:
 
     def _finish_fp32(self):
         settings, path = self._settings, weights_file(self._out, self._settings.seed)
-        _estimate_statistics(self.model, self._sample, settings.batch_size)
+        self._estimate_statistics()
         save_weights(self._out, settings.seed, self.model)
         return {
             "accuracies": {"32": self._data.task.evaluate(self.model)["accuracy"]},
@@ -208,8 +207,14 @@ class _Run:
             "allocations": self._allocations,
         }
 
+    def _estimate_statistics(self):
+        """BatchNorm statistics from training examples as they are."""
+        size = self._settings.batch_size
+        starts = range(0, len(self._sample), size)
+        omc.calibrate(self.model, [self._sample[start : start + size] for start in starts])
+
     def _measure_allocated(self):
-        _estimate_statistics(self.model, self._sample, self._settings.batch_size)
+        self._estimate_statistics()
         self._allocations[-1]["accuracy"] = self._data.task.evaluate(self.model)["accuracy"]
 
     def _finish_nested(self):
@@ -332,15 +337,3 @@ def _read_by_shift(model, sample):
     state = checked_nesting(model)
     state.options = dataclasses.replace(state.options, rounding="shift")
     omc.calibrate(model, sample, sorted(state.prepared, reverse=True))
-
-
-def _estimate_statistics(model, sample, batch_size):
-    """BatchNorm statistics from training examples as they are: what `omc.calibrate` does, too."""
-    layers = batchnorm_layers(model)
-    if not layers:
-        return
-    with cumulative(layers) as begin_batch:
-        for start in range(0, len(sample), batch_size):
-            batch = sample[start : start + batch_size]
-            begin_batch(len(batch))
-            model(batch, training=True)

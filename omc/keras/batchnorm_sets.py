@@ -8,30 +8,10 @@ import contextlib
 
 import tensorflow as tf
 
-from omc.errors import ModelError
-from omc.keras.owners import every_layer
+from omc.keras.batchnorm_statistics import STATISTICS
 from omc.keras.wrapping import give_reason
 
 _SCALES = ("gamma", "beta")
-_STATISTICS = ("moving_mean", "moving_variance")
-
-
-def batchnorm_layers(model):
-    """The model's layers with moving statistics, inner ones too: BatchNormalization of all kinds.
-
-    Raises:
-        ModelError: One of them renormalizes, with statistics that no set has.
-    """
-    needed = (*_STATISTICS, "momentum")
-    found = [
-        layer
-        for layer in every_layer(model)
-        if all(getattr(layer, name, None) is not None for name in needed)
-    ]
-    for layer in found:
-        if getattr(layer, "renorm", False):
-            raise ModelError("model", "BatchNormalization without renorm", repr(layer.name))
-    return found
 
 
 class BatchNormSets:
@@ -52,7 +32,7 @@ class BatchNormSets:
             feeder: As the attribute.
         """
         self.layer, self.feeder = layer, feeder
-        self._names = (*(() if shared else _SCALES), *_STATISTICS)
+        self._names = (*(() if shared else _SCALES), *STATISTICS)
         self._names = [name for name in self._names if vars(layer).get(name) is not None]
         self._sets = {}
 
@@ -133,53 +113,3 @@ class BatchNormSets:
             yield
         finally:
             vars(layer).pop("call") if before is None else vars(layer).update(call=before)
-
-
-@contextlib.contextmanager
-def unchanged(layers, failing_only=False):
-    """Context after which layers' moving statistics are what they were, whatever came in (Inf).
-
-    Args:
-        layers: List of layers.
-        failing_only: Whether that is so after an error alone.
-    """
-    kept = [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
-    values, done = [variable.numpy() for variable in kept], False
-    try:
-        yield
-        done = True
-    finally:
-        for variable, value in zip(kept, values) if not (done and failing_only) else ():
-            variable.assign(value)
-
-
-@contextlib.contextmanager
-def still(layers):
-    """Context in which training calls leave moving statistics as they are."""
-    with cumulative(layers):
-        for layer in layers:
-            layer.momentum = 1.0
-        yield
-
-
-@contextlib.contextmanager
-def cumulative(layers):
-    """Context in which moving statistics become those of training calls' batches, by their sizes.
-
-    Yields:
-        Function to call before each batch, with the number of its examples.
-    """
-    before = [layer.momentum for layer in layers]
-    seen = 0
-
-    def begin_batch(examples):
-        nonlocal seen
-        for layer in layers:
-            layer.momentum = seen / (seen + examples)
-        seen += examples
-
-    try:
-        yield begin_batch
-    finally:
-        for layer, momentum in zip(layers, before):
-            layer.momentum = momentum

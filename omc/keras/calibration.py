@@ -12,8 +12,14 @@ from omc import nested, transforms
 from omc.codecs import Codec
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras import wrapping
-from omc.keras.batchnorm_sets import batchnorm_layers, cumulative, still, unchanged
-from omc.keras.calibration_data import checked_batches, examples, try_out
+from omc.keras.batchnorm_statistics import (
+    batchnorm_layers,
+    estimate,
+    still,
+    try_out,
+    unchanged,
+)
+from omc.keras.calibration_data import checked_batches
 from omc.keras.nesting import (
     Options,
     add_tables,
@@ -94,13 +100,9 @@ def nest(
             matches nothing, or another argument outside of what is allowed.
         ModelError: The model is not built, nested already, or has no weight left to nest.
     """
-    if not isinstance(model, tf.keras.Model):
-        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
+    wrapping.check_built(model)
     if nesting_of(model) is not None:
         raise ModelError("model", "a model that is not nested yet", f"{model.name!r}, a nested one")
-    if not model.built or not model.variables:
-        tip = "call model.build(input_shape), or the model on a batch, first."
-        raise ModelError("model", "a built model", f"{model.name!r}, which is not", tip)
     widths = _checked_widths(bits)
     _check_choices(activations, batchnorm, distillation, alrs)
     _check_switching(switching, widths)
@@ -163,29 +165,34 @@ def _all_or_nothing(model, variables):
 
 
 def calibrate(model, data, bits=None):
-    """Prepares a nested model for widths that nobody trained, and others' BatchNorm anew.
+    """Estimates BatchNorm statistics anew, and prepares widths of a nested model.
 
-    A new width gets activation quantizers fitted to the data, and the BatchNorm set of the next
-    higher width with statistics of its own. A trained width keeps what it learned and gets new
-    BatchNorm statistics, as one wants after training with `batchnorm="shared"`. The width in use
-    stays.
+    Weights of few bits give activations of other means and variances than training saw. Of a plain
+    or wrapped model the moving statistics become those of `data`; of a nested one each width's set.
+    There a new width also gets activation quantizers fitted to the data, and the BatchNorm set of
+    the next higher width; a trained one keeps what it learned. The width in use stays.
 
     Given an allocation, the BatchNorm sets that it uses get the statistics of that allocation, in
     place of those of a model of one width; `calibrate(model, data)` brings these back.
 
     Args:
-        model: A model that `nest` has prepared.
-        data: Batches of inputs, as `calibration` of `nest`.
-        bits: A width, or a sequence of them; None for the trained ones. Or an allocation of
-            prepared widths, a dict or a policy, as `omc.nested.switch` takes it.
+        model: A built `tf.keras.Model`: plain, wrapped, or prepared by `nest`. It is called as in
+            training; without BatchNorm nothing changes.
+        data: Batches of inputs, as `calibration` of `nest`; a few hundred examples of the training.
+        bits: Of a nested model: a width, or a sequence of them; None for the trained ones. Or an
+            allocation of prepared widths, a dict or a policy, as `omc.nested.switch` takes it.
 
     Returns:
         `model`.
 
     Raises:
-        InputTypeError, InputError: A width that is not stored, or no data.
-        ModelError: The model is not nested.
+        InputTypeError, InputError: A width that is not stored, no data, or data that the model does
+            not take.
+        ModelError: The model is not built, or `bits` is given and it is not nested.
     """
+    wrapping.check_built(model)
+    if bits is None and nesting_of(model) is None:
+        return _calibrate_statistics(model, data)
     state = checked_nesting(model)
     if isinstance(bits, (Mapping, Policy)):
         return _calibrate_allocation(model, state, data, assigned(model, state, bits))
@@ -205,6 +212,14 @@ def calibrate(model, data, bits=None):
     return model
 
 
+def _calibrate_statistics(model, data):
+    layers = batchnorm_layers(model)
+    batches = checked_batches(data, "data", layers)
+    try_out(model, batches, "data", layers)
+    estimate(model, layers, batches)
+    return model
+
+
 def _calibrate_allocation(model, state, data, bits):
     layers = [sets.layer for sets in state.batchnorms]
     batches = checked_batches(data, "data", layers)
@@ -220,12 +235,7 @@ def _calibrate_allocation(model, state, data, bits):
 
 def _estimate(model, state, batches):
     """Statistics of the BatchNorm sets in use, from batches."""
-    if not state.batchnorms:
-        return
-    with eagerly(), cumulative([sets.layer for sets in state.batchnorms]) as begin_batch:
-        for batch in batches:
-            begin_batch(examples(batch))
-            model(batch, training=True)
+    estimate(model, [sets.layer for sets in state.batchnorms], batches)
 
 
 def _prepare(model, state, width, batches):

@@ -1,4 +1,4 @@
-"""The data that quantizers and BatchNorm statistics are fitted to: batches of inputs, tried out."""
+"""The data that quantizers and BatchNorm statistics are fitted to: batches of inputs."""
 
 import itertools
 from collections.abc import Iterable
@@ -7,12 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from omc.errors import InputError, InputTypeError
-from omc.keras.batchnorm_sets import still, unchanged
-from omc.keras.readings import eagerly
 
 _BATCH = 128
 _MOST_BATCHES = 4096
-_MOST_TEXT = 400  # Characters of what Keras says.
 
 
 def checked_batches(data, argument, layers=()):
@@ -60,9 +57,9 @@ def checked_batches(data, argument, layers=()):
 
 def _all_zeros(tensor, argument):
     """Whether floating values are all 0; raises for none, NaN and Inf."""
-    if not len_of(tensor) or not (np.size(_values(tensor)) or _is_composite(tensor)):
+    if not len_of(tensor) or not (np.size(values(tensor)) or _is_composite(tensor)):
         raise InputError(argument, "batches with examples", "an empty one")
-    tensor = _values(tensor)
+    tensor = values(tensor)
     dtype = getattr(tensor, "dtype", None)
     if dtype is None or not tf.as_dtype(dtype).is_floating:
         return False
@@ -75,8 +72,8 @@ def _is_composite(tensor):
     return isinstance(tensor, (tf.RaggedTensor, tf.SparseTensor))
 
 
-def _values(tensor):
-    """The values of a tensor, also of a ragged or sparse one."""
+def values(tensor):
+    """The values of a tensor, also of a ragged or sparse one, a tensor or array."""
     if isinstance(tensor, tf.RaggedTensor):
         return tensor.flat_values
     return tensor.values if isinstance(tensor, tf.SparseTensor) else tensor
@@ -94,37 +91,3 @@ def len_of(tensor):
     if isinstance(tensor, tf.SparseTensor):
         return int(tensor.dense_shape[0])
     return len(tensor) if np.ndim(tensor) else 1
-
-
-def try_out(model, batches, argument, layers=()):
-    """Calls a model as calibration does, with nothing changed by it.
-
-    Args:
-        model: A built `tf.keras.Model`.
-        batches: List of batches, or None.
-        argument: Name of what they were given for.
-        layers: The model's BatchNormalization layers; where there are any, it is called as in
-            training.
-
-    Raises:
-        InputError: The model does not take a batch, or gives NaN or Inf.
-    """
-    for batch in batches or ():
-        try:
-            with eagerly(), still(layers), unchanged(layers):
-                outputs = model(batch, training=True if layers else None)
-        except Exception as error:  # Whatever Keras or the model makes of it.
-            tip = "a batch is what model(batch) takes; labels go into pairs (x, y) of each batch."
-            got = _message(error)
-            raise InputError(argument, f"batches that {model.name!r} takes", got, tip) from error
-        for tensor in map(_values, tf.nest.flatten(outputs)):
-            floating = tf.is_tensor(tensor) and tensor.dtype.is_floating
-            if floating and not tf.reduce_all(tf.math.is_finite(tensor)):
-                expected = f"batches of which {model.name!r} makes finite outputs"
-                raise InputError(argument, expected, "NaN or Inf in an output")
-
-
-def _message(error):
-    """What an error of Keras says: which layer it was, and what was wrong, in one line."""
-    text = str(error).split("Call arguments received")[0]
-    return " ".join(text.split())[:_MOST_TEXT]

@@ -16,7 +16,8 @@ import tensorflow as tf
 from omc import nested
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras import assigning, joint_training, originals, wrapping
-from omc.keras.batchnorm_sets import BatchNormSets, batchnorm_layers
+from omc.keras.batchnorm_sets import BatchNormSets
+from omc.keras.batchnorm_statistics import batchnorm_layers
 from omc.keras.feeding import feeders
 from omc.keras.owners import every_layer, owners
 from omc.keras.quantizers import InputQuantizer

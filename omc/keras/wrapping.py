@@ -225,6 +225,16 @@ def check_kind(model):
         _check_eager(model)
 
 
+def check_built(model):
+    """Raises the error of what is no built Keras model, plain or wrapped, outside of a graph."""
+    if not isinstance(model, tf.keras.Model):
+        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
+    if not model.built or not model.variables:
+        tip = "call model.build(input_shape), or the model on a batch, first."
+        raise ModelError("model", "a built model", f"{model.name!r}, which is not", tip)
+    _check_eager(model)
+
+
 def _wrapped_already(got):
     return ModelError("model", "a model that is not wrapped yet", got, "wrap a fresh copy.")
 

@@ -1,9 +1,7 @@
 """HASB's sensitivities (arXiv 2502.01199): traces of the Hessian decide how widths are drawn."""
 
-import tensorflow as tf
-
-from omc.errors import InputTypeError, ModelError
-from omc.keras import Switching
+from omc.errors import ModelError
+from omc.keras import Switching, wrapping
 from omc.keras.nesting import nesting_of
 from omc.keras.wrapping import variables_of
 from omc.mixed_precision.hutchinson import traces
@@ -36,11 +34,7 @@ def hasb(model, data, *, epochs, batches, loss=None, probes=16, seed=0):
         InputError: As `traces`; `epochs` or `batches` below 1.
         ModelError: The model is not built, or nested already.
     """
-    if not isinstance(model, tf.keras.Model):
-        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
-    if not model.built or not model.variables:
-        tip = "call model.build(input_shape), or the model on a batch, first."
-        raise ModelError("model", "a built model", f"{model.name!r}, which is not", tip)
+    wrapping.check_built(model)
     if nesting_of(model) is not None:
         tip = "omc.nest(model, ..., switching=...) comes after it."
         raise ModelError("model", "a model that is not nested yet", f"{model.name!r}", tip)

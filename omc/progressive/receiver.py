@@ -2,7 +2,7 @@
 
 import os
 
-from omc.errors import ArtifactError, InputError, InputTypeError, ModelError
+from omc.errors import ArtifactError, InputError, InputTypeError
 from omc.formats import FP32
 from omc.keras import nesting, saving, wrapping
 from omc.keras.host import AutoCastVariable
@@ -60,9 +60,7 @@ class Receiver:
             FormatError: `stage` is no format.
         """
         wrapping.check_kind(model)
-        if not model.built:
-            tip = "call model.build(input_shape), or the model on a batch, first."
-            raise ModelError("model", "a built model", f"{model.name!r}, which is not", tip)
+        wrapping.check_built(model)
         wrapping.check_variables(model)
         if trained not in _TRAINED:
             raise InputError("trained", f"one of {_TRAINED}", trained)

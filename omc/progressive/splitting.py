@@ -181,9 +181,7 @@ class _Known:
 def _plain(model, stages):
     """List of (variable, codec of the last stage or None) of a plain model."""
     wrapping.check_kind(model)
-    if not model.built or not model.variables:
-        tip = "call model.build(input_shape), or the model on a batch, first."
-        raise ModelError("model", "a built model", f"{model.name!r}, which is not", tip)
+    wrapping.check_built(model)
     last, variables = stages[-1].format, saving.stored_order(model)
     chosen = stages[-2] if last.is_fp32 and len(stages) > 1 else stages[-1]
     # A policy tells variables of other names by their places in the model.

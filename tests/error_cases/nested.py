@@ -191,9 +191,14 @@ def _(_):
     prepared(alrs="no")
 
 
-@case("calibrating a model that is not nested")
+@case("calibrating widths of a model that is not nested")
 def _(_):
-    omc.calibrate(omc.wrap(plain(), "INT8"), X)
+    omc.calibrate(omc.wrap(plain(), "INT8"), X, 4)
+
+
+@case("calibrating a model that is not built")
+def _(_):
+    omc.calibrate(tf.keras.Sequential([L.Dense(2), L.BatchNormalization()]), X)
 
 
 @case("artifact of a nested model for one with other widths")
