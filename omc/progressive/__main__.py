@@ -55,6 +55,12 @@ def _parser():
         help="parts, or their folder, that the receiver has of another version: what it holds"
         " already is not sent again",
     )
+    split.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="an .npy file of inputs, a few hundred: stages of few bits then come with BatchNorm"
+        " statistics of their own",
+    )
     split.set_defaults(function=commands.split)
 
     show = each.add_parser("show", help="what parts are, as a table")

@@ -99,6 +99,8 @@ def verify_on_delivered(part, variables, history):
     targets = _verified(part, variables, delivered, history.buffer, trained=True)
     for entry in part.entries:
         variable = variables[entry.place]
+        if entry.codec is None:
+            continue
         last = streams.trailer(contents.held(variable.buffer), nesting.stored_codec(variable))
         if not np.isfinite(np.frombuffer(last, "<f4")).all():
             got = f"NaN or Inf in {variable.name!r}"
@@ -118,8 +120,10 @@ def _verified(part, variables, digests, given, trained=False):
             if entry.shape != tuple(variable.shape):
                 raise ValueError("a variable of another shape")
             if entry.codec is None:
-                if entry.dtype != variable.dtype.name or part.kind == "delta":
-                    raise ValueError("a raw variable of another dtype, or in a delta")
+                if entry.dtype != variable.dtype.name:
+                    raise ValueError("a raw variable of another dtype")
+                if part.kind == "delta" and not part.calibrated:
+                    raise ValueError("a raw variable in a delta")
                 targets[entry.place] = streams.digest_of_raw(raw[entry.place])
             elif part.kind == "update":
                 targets[entry.place] = contents.decoded_digest(part, entry)

@@ -5,6 +5,7 @@ import math
 import os
 import tempfile
 
+import numpy as np
 import tensorflow as tf
 
 from omc import artifacts
@@ -17,7 +18,7 @@ ARCHITECTURE = "architecture.json"
 """Beside the parts in a folder: the model without its weights, as Keras' `to_json` has it."""
 
 
-def split(model, stages, out, architecture=None, known=None):
+def split(model, stages, out, architecture=None, known=None, calibration=None):
     """Writes the parts of a model to a folder, under the names that a Receiver looks for.
 
     Args:
@@ -26,6 +27,8 @@ def split(model, stages, out, architecture=None, known=None):
         out: Folder.
         architecture: Where to get the model without weights, for an artifact; as `built` takes it.
         known: List of paths of parts that a receiver has applied, or None.
+        calibration: Path of an .npy file of inputs, for BatchNorm statistics of each stage, or
+            None.
 
     Raises:
         OmcError: As `omc.progressive.split` and `built`; for a file that cannot be read or written.
@@ -40,7 +43,8 @@ def split(model, stages, out, architecture=None, known=None):
         network = built(model, "model")
     names = [name.strip() for name in stages.split(",") if name.strip()]
     known = None if known is None else _found(known)
-    found = splitting.split(network, names, known)
+    inputs = None if calibration is None else _array(calibration)
+    found = splitting.split(network, names, known, inputs)
     folder = folders.opened(out)
     for part in found:
         part.save(os.path.join(folder, folders.name_of(part)))
@@ -105,6 +109,14 @@ def apply(parts, out, stage=None, architecture=None):
         _save_keras(receiver.model, out)
     place = f"stage {receiver.index + 1} of {len(receiver.stages)}"
     print(f"{receiver.stage}, {place}: {out}, {os.path.getsize(out):,} bytes")
+
+
+def _array(path):
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        expected = "an .npy file of inputs, as numpy.save writes it"
+        raise InputError("calibration", expected, f"{path!r} ({error})") from error
 
 
 def table(found):

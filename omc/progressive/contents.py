@@ -51,7 +51,7 @@ def decoded_digest(part, entry, given=None, given_codec=None):
 
 
 def raw_values(part):
-    """Dict of place -> array of the raw variables of a base or an update."""
+    """Dict of place -> array of a part's raw variables."""
     found, values, at = {}, {}, {}
     counts = {}
     for entry in part.entries:

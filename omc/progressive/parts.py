@@ -29,8 +29,11 @@ from omc.formats import Format
 from omc.progressive import chunks, streams
 from omc.progressive.stages import checked_name, is_mixed
 
-VERSION = 3
-"""Newest version of the parts: 3 with mixed stages, 2 of updates, 1 else. Newer are refused."""
+VERSION = 4
+"""Newest version of the parts; newer are refused.
+
+4 with BatchNorm statistics of each stage, 3 with mixed stages, 2 of updates, 1 else.
+"""
 
 _HEAD = struct.Struct("<4sIQI")
 _MAGIC = b"OMCP"
@@ -73,6 +76,7 @@ class Part:
         digest: Digest (hex) of the exact state that it leads to.
         entries: Tuple of `Entry`: all variables in a base, otherwise those that change.
         sha256: SHA-256 (hex) of its bytes, with which it ends: the part's address.
+        calibrated: Whether every stage of the chain has BatchNorm statistics of its own.
         properties: dict of what holds for the model, as JSON has it.
     """
 
@@ -94,6 +98,7 @@ class Part:
             self.stage = self.stages[self.index]
             self.base_digest, self.digest = header["base"], str(header["digest"])
             self.properties = dict(header["properties"])
+            self.calibrated = bool(header.get("calibrated", False))
             self.entries = tuple(_entry(row) for row in header["entries"])
             self._raw = {str(d): (int(n), bool(c)) for d, n, c in header["raw"]}
             self._starts, size = {}, payload
@@ -107,7 +112,7 @@ class Part:
             if self.index and self.base_digest is None:
                 raise ValueError("a delta on nothing")
             _, version, *_ = _HEAD.unpack_from(self._data)
-            if version != _version(self.kind, self.stages):
+            if version != _version(self.kind, self.stages, self.calibrated):
                 raise ValueError("a version that does not fit its stages")
             self.sha256 = bytes(self._data[-_DIGEST_BYTES:]).hex()
             if size != len(self._data) - _DIGEST_BYTES:
@@ -222,11 +227,13 @@ def load(path):
     return Part(data, repr(path))
 
 
-def assemble(kind, index, stages, base, digest, properties, entries, raw, payload):
+def assemble(
+    kind, index, stages, base, digest, properties, entries, raw, payload, calibrated=False
+):
     """Makes a part.
 
     Args:
-        kind, index, stages, properties, entries: As the attributes of `Part`.
+        kind, index, stages, properties, entries, calibrated: As the attributes of `Part`.
         base, digest: Digests (hex) of the states before (or None) and after.
         raw: List of (dtype, bytes, whether they are coded).
         payload: List of the entries' streams (bytes), in order.
@@ -243,18 +250,21 @@ def assemble(kind, index, stages, base, digest, properties, entries, raw, payloa
         "properties": properties,
         "raw": [[dtype, len(data), coded] for dtype, data, coded in raw],
         "entries": [_row(entry) for entry in entries],
+        **({"calibrated": True} if calibrated else {}),
     }
     header = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     body = b"".join([header, *(data for _, data, _ in raw), *payload])
     length = _HEAD.size + len(body) + _DIGEST_BYTES
-    head = _HEAD.pack(_MAGIC, _version(kind, stages), length, len(header))
+    head = _HEAD.pack(_MAGIC, _version(kind, stages, calibrated), length, len(header))
     digest = hashlib.sha256(head)
     digest.update(body)
     return Part(b"".join([head, body, digest.digest()]))
 
 
-def _version(kind, stages):
+def _version(kind, stages, calibrated):
     """Version that a part is of: the oldest that knows all of it."""
+    if calibrated:
+        return 4
     return 3 if any(map(is_mixed, stages)) else 2 if kind == "update" else 1
 
 

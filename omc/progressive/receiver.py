@@ -153,7 +153,8 @@ class Receiver:
             if digests[place] == targets[place]:
                 continue
             if entry.codec is None:
-                variable.assign(raw[place])
+                if history is None or digests[place] == delivered[place]:  # Else it was trained.
+                    variable.assign(raw[place])
             elif history is None or digests[place] == delivered[place]:
                 upgrading.upgrade(part, entry, variable, targets[place])
             elif nesting.stored_codec(variable) != entry.codec:  # Else merged already.

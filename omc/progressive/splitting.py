@@ -11,11 +11,11 @@ from omc.formats import FP32
 from omc.keras import nesting, saving, wrapping
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
-from omc.progressive import history, parts, streams, widths
+from omc.progressive import history, parts, statistics, streams, widths
 from omc.progressive.stages import Chain, parsed
 
 
-def split(model, stages, known=None):
+def split(model, stages, known=None, calibration=None):
     """Splits a model into a base, usable by itself, and deltas that make it more precise.
 
     The last stage is the model bit for bit: of a plain model its float32 weights ("FP32"), or the
@@ -40,6 +40,8 @@ def split(model, stages, known=None):
             the next stage at once.
         known: List of the parts, of another version of the model, that the receiver has applied;
             None for a receiver that has nothing.
+        calibration: Batches of inputs, as `omc.calibrate` takes them: every stage of less than 8
+            bits then comes with BatchNorm statistics that are its own. None for the target's.
 
     Returns:
         List of `Part`, one a stage.
@@ -60,65 +62,86 @@ def split(model, stages, known=None):
     formats = [stage.format for stage in asked]
     growing = None  # Variables of a nested model that change their width; None for all.
     if nesting.nesting_of(model) is not None:
-        if None in formats:
-            got = f"a policy for {model.name!r}, which is nested"
-            raise InputError("stages", "widths of a nested model", got)
-        widths.check_stages(model, formats)
+        _check_nested(model, formats, calibration)
         growing = {id(variable) for variable in nesting.nesting_of(model).variables}
     properties = _properties(model, formats)
     before = _Known(known, held, properties, formats[-1].is_fp32)
     held = before.held
     chains = Chain(model, asked, held)
-    entries, payloads, digests = ([[] for _ in formats] for _ in range(3))
-    raw = {}
+
+    def packed(place):
+        """List of (buffer, codec), one a stage, of a variable that is quantized."""
+        variable, codec = held[place]
+        own = chains.of(variable)
+        if growing is not None and id(variable) not in growing:
+            own = own[-1:]
+        found = _chain(variable, codec, own, growing is None)
+        return [found[0]] * (len(formats) - len(found)) + found
+
+    def held_at(stage, place):
+        """(buffer, codec) that a receiver has of such a variable at a stage."""
+        return before.settled(place, packed(place))[0][stage]
+
+    estimated = {}
+    if calibration is not None:
+        estimated = statistics.of_stages(model, held, held_at, chains.bits, calibration)
+    entries, payloads, raw, digests = ([[] for _ in formats] for _ in range(4))
     for place, (variable, codec) in enumerate(held):
         spec = VariableSpec.of(variable)
-        if codec is None:
-            value = variable.numpy()
-            if value.dtype.hasobject:
-                got = f"{spec.name!r} of dtype {value.dtype}"
-                raise InputTypeError("model", "variables of numbers or bools", got)
-            digest = streams.digest_of_raw(value)
-            if not before.holds(place, digest):
-                dtype = spec.dtype.name
-                raw.setdefault(dtype, []).append(value.reshape(-1))
-                entries[0].append(parts.Entry(place, spec.name, spec.shape, None, dtype))
-            for each in digests:
-                each.append(digest)
-            continue
-        grows = growing is None or id(variable) in growing
-        own = chains.of(variable)
-        chain = _chain(variable, codec, own if grows else own[-1:], growing is None)
-        chain = [chain[0]] * (len(formats) - len(chain)) + chain
-        for stage, digest in enumerate(before.digests(place, chain)):
+        if codec is not None:
+            states = packed(place)
+        else:
+            states = estimated.get(place) or [_value(variable, spec)] * len(formats)
+        states, found = before.settled(place, states)
+        for stage, (state, digest) in enumerate(zip(states, found)):
             digests[stage].append(digest)
             if before.holds(place, digest) or (stage and digest == digests[stage - 1][-1]):
                 continue
-            given = chain[stage - 1] if stage else ()
-            buffer, codec = chain[stage]
-            data = list(streams.encode(buffer, codec, *given))
-            sizes = tuple(len(each) for each in data)
-            entries[stage].append(
-                parts.Entry(place, spec.name, spec.shape, codec, "float32", sizes)
-            )
-            payloads[stage] += data
-    states = [before.digest, *(streams.state_digest(each) for each in digests)]
-    joined = [_joined(*item) for item in raw.items()]
+            if codec is None:
+                raw[stage].append((spec.dtype.name, state.reshape(-1)))
+                entry = parts.Entry(place, spec.name, spec.shape, None, spec.dtype.name)
+            else:
+                data = list(streams.encode(*state, *(states[stage - 1] if stage else ())))
+                sizes = tuple(map(len, data))
+                entry = parts.Entry(place, spec.name, spec.shape, state[1], "float32", sizes)
+                payloads[stage] += data
+            entries[stage].append(entry)
+    reached = [before.digest, *(streams.state_digest(each) for each in digests)]
     first = "base" if known is None else "update"
     return [
         parts.assemble(
             "delta" if stage else first,
             stage,
             chains.names,
-            states[stage],
-            states[stage + 1],
+            reached[stage],
+            reached[stage + 1],
             {} if stage or known else properties,
             entries[stage],
-            [] if stage else joined,
+            _joined(raw[stage]),
             payloads[stage],
+            calibrated=calibration is not None,
         )
         for stage in range(len(formats))
     ]
+
+
+def _check_nested(model, formats, calibration):
+    """Raises for what a nested model cannot be split with."""
+    if None in formats:
+        got = f"a policy for {model.name!r}, which is nested"
+        raise InputError("stages", "widths of a nested model", got)
+    if calibration is not None:
+        expected = f"none for {model.name!r}, whose widths have statistics of their own"
+        raise InputError("calibration", expected, "some", "omc.calibrate(model, data) before.")
+    widths.check_stages(model, formats)
+
+
+def _value(variable, spec):
+    value = variable.numpy()
+    if value.dtype.hasobject:
+        got = f"{spec.name!r} of dtype {value.dtype}"
+        raise InputTypeError("model", "variables of numbers or bools", got)
+    return value
 
 
 class _Known:
@@ -165,17 +188,31 @@ class _Known:
         """Whether the receiver has a variable as it is."""
         return bool(self._digests) and self._digests[place] == digest
 
-    def digests(self, place, chain):
-        """Digests of a variable at every stage: those before the one that is held are as that."""
+    def settled(self, place, states):
+        """A variable at every stage, where the stages before the one that is held are as that.
+
+        Args:
+            place: Its place.
+            states: List, one a stage: (buffer, codec), or the array of a raw variable.
+
+        Returns:
+            (such a list, list of digests).
+        """
         found = []
-        for stage, (buffer, codec) in enumerate(chain):
-            same = stage > 0 and codec == chain[stage - 1][1]
-            found.append(found[-1] if same else streams.digest_of(buffer, codec))
+        for stage, state in enumerate(states):
+            if stage and _same(state, states[stage - 1]):
+                found.append(found[-1])
+            else:
+                raw = isinstance(state, np.ndarray)
+                found.append(streams.digest_of_raw(state) if raw else streams.digest_of(*state))
         for stage in range(len(found) - 1, 0, -1):
             if self.holds(place, found[stage]):
-                found[:stage] = [found[stage]] * stage
-                break
-        return found
+                return tuple([each[stage]] * stage + each[stage:] for each in (states, found))
+        return states, found
+
+
+def _same(state, other):
+    return state is other or (isinstance(state, tuple) and state[1] == other[1])
 
 
 def _plain(model, stages):
@@ -262,16 +299,24 @@ def _holds(codec, fmt):
     return stored.kind == "int" or fields
 
 
-def _joined(dtype, arrays):
-    """(dtype, bytes, whether they are coded) of raw variables."""
-    data = np.concatenate(arrays)
-    octets = data.view(np.uint8).tobytes()
-    if dtype == "float32" and data.size:
-        codec = Codec(FP32, (data.size,), transform=False)
-        coded = coding.encode_buffer(data.view(np.uint8), codec)
-        if len(coded) < len(octets):
-            return dtype, coded, True
-    return dtype, octets, False
+def _joined(arrays):
+    """Raw variables of one part, a list of (dtype, bytes, whether they are coded).
+
+    Args:
+        arrays: List of (name of a dtype, array [n]).
+    """
+    by_dtype, found = {}, []
+    for dtype, array in arrays:
+        by_dtype.setdefault(dtype, []).append(array)
+    for dtype, each in by_dtype.items():
+        data = np.concatenate(each)
+        octets, coded = data.view(np.uint8).tobytes(), None
+        if dtype == "float32" and data.size:
+            codec = Codec(FP32, (data.size,), transform=False)
+            coded = coding.encode_buffer(data.view(np.uint8), codec)
+        smaller = coded is not None and len(coded) < len(octets)
+        found.append((dtype, coded if smaller else octets, smaller))
+    return found
 
 
 def _properties(model, formats):

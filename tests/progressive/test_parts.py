@@ -75,7 +75,7 @@ def receivers(parts):
 
 def test_newer_parts_and_what_are_none(parts, tmp_path):
     newer = bytearray(bytes(parts[0]))
-    newer[4] = 4
+    newer[4] = 5
     with pytest.raises(ArtifactError, match="newer omc"):
         Part.from_bytes(newer)
     for data in (b"", b"OM", b"something else" * 9):

@@ -1,0 +1,87 @@
+"""BatchNorm statistics of each stage: at few bits activations have other means and variances.
+
+A stage then brings its own moving statistics, raw, in the base or the delta; the last stage has the
+target's, bit for bit. [ours]
+"""
+
+import contextlib
+
+import tensorflow as tf
+
+from omc.keras.batchnorm_statistics import (
+    STATISTICS,
+    batchnorm_layers,
+    estimate,
+    try_out,
+    unchanged,
+)
+from omc.keras.calibration_data import checked_batches
+from omc.keras.variable import CompressedVariable
+
+_ENOUGH_BITS = 8  # A weight on average, from which on the target's statistics are as good.
+
+
+def of_stages(model, held, held_at, bits, calibration):
+    """Estimates the statistics of every stage; the model is changed meanwhile, and left as it was.
+
+    Args:
+        model: The model that is split, plain or wrapped. Its dense weights are copied meanwhile.
+        held: List of (variable, codec of the last stage or None) in stored order.
+        held_at: Function (stage, place) -> (buffer, codec) of a variable that is quantized.
+        bits: Bits a weight of every stage.
+        calibration: As for `omc.progressive.split`.
+
+    Returns:
+        Dict of place -> list of arrays, one a stage, of the moving means and variances.
+
+    Raises:
+        InputTypeError, InputError: `calibration` is none, or not what the model takes.
+    """
+    layers = batchnorm_layers(model)
+    batches = checked_batches(calibration, "calibration", layers)
+    try_out(model, batches, "calibration", layers)
+    places = {id(variable): place for place, (variable, _) in enumerate(held)}
+    kept = [getattr(layer, name) for layer in layers for name in STATISTICS]
+    found = {places[id(variable)]: [] for variable in kept}
+    if not found:
+        return {}
+    for stage, average in enumerate(bits):
+        last = stage + 1 == len(bits)
+        with contextlib.ExitStack() as stack:
+            if average < _ENOUGH_BITS and not last:
+                stack.enter_context(_holding(held, held_at, stage))
+                stack.enter_context(unchanged(layers))
+                estimate(model, layers, batches)
+            for variable in kept:
+                found[places[id(variable)]].append(variable.numpy())
+    return found
+
+
+@contextlib.contextmanager
+def _holding(held, held_at, stage):
+    """Context in which the model's variables have a stage's values."""
+    with contextlib.ExitStack() as stack:
+        for place, (variable, codec) in enumerate(held):
+            if codec is not None:
+                buffer, lower = held_at(stage, place)
+                stack.enter_context(_having(variable, tf.constant(buffer), lower))
+        yield
+
+
+@contextlib.contextmanager
+def _having(variable, buffer, codec):
+    """Context in which one variable has the values of a buffer."""
+    if isinstance(variable, CompressedVariable):
+        before = variable.codec, variable.buffer
+        try:
+            variable.restore(codec, tf.Variable(buffer, trainable=False))
+            yield
+        finally:
+            variable.restore(*before)
+    else:
+        before = variable.numpy()
+        try:
+            variable.assign(codec.decode(buffer))
+            yield
+        finally:
+            variable.assign(before)
