@@ -10,6 +10,7 @@ logging.getLogger("matplotlib").setLevel(logging.WARNING)  # No note on building
 from matplotlib import pyplot as plt  # noqa: E402 - after the backend is chosen
 
 _DENSE, _STORED = "#b0b7c3", "#1f6feb"
+_LARGE = 20
 
 
 def memory_bars(report, path, most):
@@ -85,24 +86,32 @@ def error_curves(panels, path, label):
     _finish(figure, list(grid.flat), path)
 
 
-def difference_over_bits(series, path, label):
+def difference_over_bits(series, path, label, magnify=False):
     """Draws differences against the bits of a stored weight, with the range over the seeds.
 
     Args:
         series: Dict of name -> list of (bits, mean difference, lowest, highest).
         path: File to write.
         label: Name of the difference.
+        magnify: Whether differences around 1 are to show where others are above 20.
     """
     figure, axes = plt.subplots(figsize=(6.5, 4))
     axes.axhline(0, color="black", linewidth=0.8)
+    largest = max(abs(mean) for points in series.values() for _, mean, *_ in points)
+    if magnify and largest > _LARGE:
+        axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set_major_formatter("{x:g}")
+    ticks = sorted({point[0] for points in series.values() for point in points})
+    gap = min((high - low for low, high in zip(ticks, ticks[1:])), default=1.0)
+    aside_step = min(0.25, 0.5 * gap / len(series))  # All series of a tick stay nearer to it.
     for index, (name, points) in enumerate(series.items()):
         bits, mean, low, high = zip(*points)
         # A mean of equal values may lie a rounding error outside of them.
         below = [max(m - value, 0.0) for m, value in zip(mean, low)]
         above = [max(value - m, 0.0) for m, value in zip(mean, high)]
-        aside = [value + 0.25 * (index - (len(series) - 1) / 2) for value in bits]
+        aside = [value + aside_step * (index - (len(series) - 1) / 2) for value in bits]
         axes.errorbar(aside, mean, [below, above], marker="o", capsize=3, label=name)
-    axes.set_xticks(sorted({point[0] for points in series.values() for point in points}))
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xlabel("bits of a quantized weight")
     axes.set_ylabel(label)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)

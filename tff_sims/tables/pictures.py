@@ -34,7 +34,7 @@ def draw(table, told, rows, out):
         points = {name: part for name, part in points.items() if part}
         if points:
             names.append(f"{table.files}-{kind}.png")
-            plots.difference_over_bits(points, out / names[-1], label)
+            plots.difference_over_bits(points, out / names[-1], label, kind == "bits")
     delivered = {}
     for part in table.sections:
         if isinstance(part, deliveries.DeliverySection):
