@@ -36,6 +36,24 @@ def switching(model, settings, data):
     )
 
 
+def allocator(model, settings, data):
+    """The `omc.mixed_precision.Allocator` of a trained model.
+
+    Args:
+        model: A plain model; it is left as it is.
+        settings: `CentralSettings`, complete.
+        data: `tff_sims.central_data.Data`, for Hessian and losses.
+    """
+    return omc.mixed_precision.Allocator(
+        model,
+        policy=omc.Policy(f"INT{STORED_BITS}", seed=settings.seed),
+        data=[_batch(data, settings)],
+        loss=_LOSS,
+        probes=_PROBES,
+        seed=settings.seed,
+    )
+
+
 class Stored:
     """Models that store a width a layer, as a run's strategy and sensitivity allocate them."""
 
@@ -47,15 +65,7 @@ class Stored:
             settings: `CentralSettings`, complete, of method allocated.
             data: `tff_sims.central_data.Data`.
         """
-        batches = [_batch(data, settings)]
-        self._allocator = omc.mixed_precision.Allocator(
-            model,
-            policy=omc.Policy(f"INT{STORED_BITS}", seed=settings.seed),
-            data=batches,
-            loss=_LOSS,
-            probes=_PROBES,
-            seed=settings.seed,
-        )
+        self._allocator = allocator(model, settings, data)
         self._strategy, self._sensitivity = settings.strategy or "exact", settings.sensitivity
 
     def wrap(self, model, budget):

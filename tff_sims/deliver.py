@@ -5,6 +5,8 @@
 The model is what `tff_sims.central` has left in --init: weights of method fp32, or model.omc of
 method nested, whose widths are then the stages. Every chain of stages is split (omc.progressive),
 its parts are written, and applied to a plain model, which is measured on the test data after each.
+A stage is a format, or a number of bits a weight on average, which are allocated (omc.allocate, by
+measured losses). With --calibration, stages of few bits have BatchNorm statistics of their own.
 Beside it stand the model whole, plain bit planes, and other coders: those that --peers_python has
 installed (zstandard, zipnn, nncodec), a Python of an environment of their own.
 
@@ -13,6 +15,7 @@ seconds of verifying and applying each in a process of its own), whole, planes a
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -31,17 +34,23 @@ from omc import progressive  # noqa: E402
 from omc.errors import InputError, OmcError  # noqa: E402
 from omc.keras import saving  # noqa: E402
 from omc.keras.variable import CompressedVariable  # noqa: E402
-from tff_sims import deliver_device, deliver_peers, deliver_planes  # noqa: E402
+from tff_sims import (  # noqa: E402
+    central_allocations,
+    central_data,
+    deliver_device,
+    deliver_peers,
+    deliver_planes,
+)
 from tff_sims.arguments import Parser, from_to  # noqa: E402
-from tff_sims.central_data import SUBJECTS  # noqa: E402
 from tff_sims.central_settings import CentralSettings, as_line, check  # noqa: E402
 from tff_sims.command_line import fail  # noqa: E402
-from tff_sims.deliver_chains import CHAINS, NESTED_CHAINS  # noqa: E402
+from tff_sims.deliver_chains import CHAINS, NESTED_CHAINS, allocated_bits  # noqa: E402
 from tff_sims.results import load_weights, versions, weights_file, write_whole  # noqa: E402
 
 _RAW = "FP32"  # In whole: the float32 values as they are.
 _WHOLE = ("INT8", "FP32")  # In one part, coded alike, beside the last stages of the chains.
 _NESTED_FILE, _BETWEEN = "model.omc", "/"
+_OPTIONS = ("repeats", "peers_python", "stages", "calibration")
 _EQUAL = ("INT4", "INT8")  # Stages whose errors the lossy peers are given.
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -56,9 +65,10 @@ class _Delivery:
         quantized: Places of these in `saving.stored_order`.
     """
 
-    def __init__(self, settings):
+    def __init__(self, settings, calibration=0):
+        self._settings, self._calibration = settings.complete(), calibration
         self._task = settings.make_task()
-        self._subject = SUBJECTS[settings.task]
+        self._subject = central_data.SUBJECTS[settings.task]
         self._known = {}
         self.model, self.errors, self.quantized = self.plain(), {}, []
         self.nested = not weights_file(settings.init, settings.seed).exists()
@@ -66,6 +76,27 @@ class _Delivery:
             omc.load(pathlib.Path(settings.init) / _NESTED_FILE, self.model)
         else:
             load_weights(settings.init, settings.seed, self.model)
+
+    @functools.cached_property
+    def _data(self):
+        given = self._settings
+        return central_data.load(self._task, given.evaluate, given.train_examples, given.seed)
+
+    @functools.cached_property
+    def _sample(self):
+        """Inputs to calibrate with, or None."""
+        count = self._calibration
+        return self._data.sample(count, self._settings.seed) if count else None
+
+    @functools.cached_property
+    def _allocator(self):
+        return central_allocations.allocator(self.model, self._settings, self._data)
+
+    def _stage(self, name):
+        bits = allocated_bits(name)
+        if bits is None:
+            return name
+        return self._allocator.allocate(bits=bits, sensitivity="loss")
 
     def plain(self):
         """A fresh, plain model."""
@@ -81,15 +112,15 @@ class _Delivery:
         """Splits into a chain, writes the parts and applies them to a plain model.
 
         Args:
-            stages: Names of formats.
+            stages: Names of formats, or bits a weight.
             folder: pathlib.Path of a folder that is there.
 
         Returns:
             (paths of the parts, dict of bytes, accuracies and exact: whether the last stage is the
             trained model to the bit).
         """
-        paths = []
-        for part in progressive.split(self.model, list(stages)):
+        paths, parts = [], [self._stage(name) for name in stages]
+        for part in progressive.split(self.model, parts, calibration=self._sample):
             paths.append(folder / f"{'-'.join(stages)}-{len(paths)}.part")
             part.save(paths[-1])
         receiver, accuracies = progressive.Receiver(self.plain()), []
@@ -159,7 +190,9 @@ def _bits(variable):
     return variable.read_value().numpy().tobytes()
 
 
-def deliver(settings, stages=None, repeats=5, peers_python=None, show=lambda text: None):
+def deliver(
+    settings, stages=None, repeats=5, peers_python=None, calibration=0, show=lambda text: None
+):
     """Measures the chains of a trained model, and what stands beside them.
 
     Args:
@@ -168,6 +201,7 @@ def deliver(settings, stages=None, repeats=5, peers_python=None, show=lambda tex
             `NESTED_CHAINS`.
         repeats: Times that seconds are taken.
         peers_python: Path of a Python that has other coders; None for our own.
+        calibration: Training examples for BatchNorm statistics of each stage; 0 for none.
         show: Function that is given a line of text about each chain.
 
     Returns:
@@ -177,7 +211,7 @@ def deliver(settings, stages=None, repeats=5, peers_python=None, show=lambda tex
     Raises:
         OmcError: No such run, stages that cannot be split, a Python that cannot be run.
     """
-    source = _Delivery(settings)
+    source = _Delivery(settings, calibration)
     chains = list(stages or (NESTED_CHAINS if source.nested else CHAINS))
     last = (chain.rpartition(",")[2] for chain in chains)
     whole = list(dict.fromkeys([*(() if source.nested else _WHOLE), *last]))
@@ -251,7 +285,7 @@ def main(arguments=None):
     """
     given = vars(_parsed(arguments))
     out, init = given.pop("out"), given.pop("init")
-    options = {name: given.pop(name) for name in ("repeats", "peers_python", "stages")}
+    options = {name: given.pop(name) for name in _OPTIONS}
     if options["stages"] is not None:
         options["stages"] = options["stages"].split(_BETWEEN)
     problem = check(CentralSettings(**given), out) or _wrong_init(init, given["seed"])
@@ -265,7 +299,13 @@ def main(arguments=None):
     except OmcError as error:
         fail(as_line(error).replace("peers_python:", "--peers_python:"))
     command = shlex.join(["python", "-m", "tff_sims.deliver", *(arguments or sys.argv[1:])])
-    summary = {**given, **found, "versions": versions(), "command": command}
+    summary = {
+        **given,
+        **found,
+        "calibration": options["calibration"],
+        "versions": versions(),
+        "command": command,
+    }
     text = json.dumps(summary, indent=2) + "\n"
     write_whole(pathlib.Path(out) / "summary.json", text.encode())
     print(f"accuracy {found['accuracy']:.3f} whole; results in {out}")
@@ -287,9 +327,15 @@ def _parsed(arguments):
         "--init", required=True, help="folder of a finished run of tff_sims.central"
     )
     parser.add_argument(
-        "--stages", help=f"chains with {_BETWEEN} between them, such as INT4,FP32/INT8,FP32"
+        "--stages", help=f"chains with {_BETWEEN} between them, such as INT4,FP32/3.5,INT8"
     )
     parser.add_argument("--repeats", type=from_to(1), default=5, help="times to take seconds")
+    parser.add_argument(
+        "--calibration",
+        type=from_to(0),
+        default=0,
+        help="training examples from which stages of few bits get BatchNorm statistics; 0 for none",
+    )
     parser.add_argument("--peers_python", help="a Python with zstandard, zipnn or nncodec")
     parser.add_argument("--out", required=True, help="folder for summary.json")
     return parser.parse_args(arguments)

@@ -67,6 +67,17 @@ def test_the_last_stage_is_the_trained_model_and_lower_ones_what_wrap_stores(tra
     assert chain["exact"] and not delivered["chains"]["S1E3M3,S1E3M7"]["exact"]
 
 
+def test_stages_may_be_allocated_and_calibrated(trained, tmp_path):
+    found = run(trained[0], tmp_path, "--stages=4.5,FP32/INT8,FP32", "--calibration=64")
+    base = found["chains"]["4.5,FP32"]["bytes"][0]
+    assert found["exact"] and found["calibration"] == 64
+    assert 0 < base < found["chains"]["INT8,FP32"]["bytes"][0]
+    chain = deliveries.DeliverySection(
+        "calibrated", "", "run", ("4.5,FP32",), deliveries.Reading("run", "error")
+    )
+    assert chain.shown[1][0] == "4.5 bits allocated, FP32"
+
+
 def test_bytes_are_those_of_the_parts(trained, delivered):
     _, _, model = trained
     parts = omc.progressive.split(model, ["INT4", "INT8", "FP32"])
@@ -239,7 +250,10 @@ def finished(tmp_path):
     """A folder of a finished table of keywords with made-up figures."""
     table, folder = progressive.build("keywords"), Folder(tmp_path / "runs")
     for job, seed in table.jobs():
-        chains = progressive.NESTED_CHAINS if "nested" in job.name else progressive.CHAINS
+        chains = {
+            "nested-delivery": progressive.NESTED_CHAINS,
+            "calibrated-delivery": progressive.CALIBRATED_CHAINS,
+        }.get(job.name, progressive.CHAINS)
         told = {"accuracy": 0.9 + seed / 1000, "versions": {}}
         if job.program == "tff_sims.deliver":
             told = summary(seed, chains)

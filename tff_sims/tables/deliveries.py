@@ -7,6 +7,7 @@ through, with `LATENCY`.
 
 import dataclasses
 
+from tff_sims.deliver_chains import allocated_bits
 from tff_sims.fleet import transfer
 from tff_sims.tables.grid import Grid
 from tff_sims.tables.plan import Reading
@@ -235,6 +236,8 @@ def lines(section, found):
         points = _points([summary["chains"][chain] for summary in of_seeds])
         if chain.startswith("INT") and len(points) > 1:
             drawn["bases alone"].append(points[0])
+        if allocated_bits(chain.partition(",")[0]):
+            drawn.setdefault("bases alone, allocated", []).append(points[0])
         if chain.partition(",")[0] in ("INT4", "S1E3M3"):
             drawn[_label(chain)] = points
     if all(summary.get("planes") for summary in of_seeds):
@@ -258,7 +261,9 @@ def _points(figures):
 
 def _label(chain):
     raw = ", as float32" if chain == RAW else ""
-    return ", ".join(part.strip() for part in chain.split(",")) + raw
+    names = [part.strip() for part in chain.split(",")]
+    names = [name if allocated_bits(name) is None else f"{name} bits allocated" for name in names]
+    return ", ".join(names) + raw
 
 
 def _of_first(of_seeds, key):

@@ -7,7 +7,7 @@ the flags that it has in the table of nested models, so that its folder can be c
 
 import dataclasses
 
-from tff_sims.deliver_chains import CHAINS, NESTED_CHAINS
+from tff_sims.deliver_chains import CALIBRATED_CHAINS, CHAINS, NESTED_CHAINS
 from tff_sims.tables import nested
 from tff_sims.tables.deliveries import LATENCY, RATES, DeliverySection
 from tff_sims.tables.plan import DELIVER, Claim, Reading, Run, Table
@@ -16,8 +16,14 @@ NAME = "progressive"
 WITH_DOMAIN = nested.WITH_DOMAIN
 WITH_PEERS = True
 _FP32, _LONGER, _JOINT = "FP32", "FP32-longer", "joint"
-_DELIVERY, _NESTED_DELIVERY = "delivery", "nested-delivery"
-_BASE, _NESTED_BASE = "INT4,INT8,FP32", "INT4,INT8"
+_DELIVERY, _NESTED_DELIVERY, _CALIBRATED = "delivery", "nested-delivery", "calibrated-delivery"
+_BASE, _ALLOCATED_BASE, _NESTED_BASE = "INT4,INT8,FP32", "3.5,INT8,FP32", "INT4,INT8"
+_BASES = {  # Of each run, those that have something to reach.
+    _DELIVERY: (_BASE,),
+    _CALIBRATED: (_BASE, _ALLOCATED_BASE),
+    _NESTED_DELIVERY: (_NESTED_BASE,),
+}
+_SAMPLE = 2000  # Training examples of statistics and, some of them, of allocations.
 _SHARE, _POINTS, _NESTED_POINTS, _MORE = 9.0, 2.0, 1.0, 3.0
 _SOONER, _NEVER_LATER = 10.0, 100.0  # Percent of the time in which FP32 is usable.
 _FAST = (1, 10)  # Mbit/s at which the first stage has to be usable so soon.
@@ -58,6 +64,14 @@ def build(task="keywords", quick=False, domain=None, peers_python=None):
     runs[_DELIVERY] = Run(_DELIVERY, {"task": task}, _FP32, DELIVER, places=places)
     title = "The trained model in parts, the first of 2 to 8 bits"
     sections = [DeliverySection("bases", title, _DELIVERY, CHAINS, Reading(_FP32))]
+    flags = {"task": task, "calibration": _SAMPLE, "stages": "/".join(CALIBRATED_CHAINS)}
+    runs[_CALIBRATED] = Run(_CALIBRATED, flags, _FP32, DELIVER, places=trained[_FP32].places)
+    title = "BatchNorm statistics of each stage; bases of one width, and allocated ones"
+    sections.append(
+        DeliverySection(
+            "calibrated", title, _CALIBRATED, CALIBRATED_CHAINS, Reading(_FP32), beside=False
+        )
+    )
     if TASKS[task].nested:
         runs.update({name: trained[name] for name in (_LONGER, _JOINT)})
         runs[_NESTED_DELIVERY] = Run(
@@ -81,37 +95,40 @@ def build(task="keywords", quick=False, domain=None, peers_python=None):
         runs=runs,
         sections=tuple(sections),
         seeds=scale.seeds,
-        targets=tuple(_claims(sections)),
+        targets=tuple(
+            claim
+            for section in sections
+            for base in _BASES[section.run]
+            for claim in _claims(section, base)
+        ),
         quick=quick,
         minutes=10.0 if quick else None,
     )
 
 
-def _claims(sections):
-    """What a base of 4 bits has to reach, list of `Claim`."""
-    claims = []
-    for section in sections:
-        base, points, fp32 = _BASE, _POINTS, "FP32"
-        if section.run == _NESTED_DELIVERY:
-            base, points, fp32 = _NESTED_BASE, _NESTED_POINTS, "FP32 trained as long"
-
-        def add(what, key, limit, section=section, base=base):
-            terms = ((1, Reading(section.run, key, base)),)
-            claims.append(Claim(f"{section.name}, {base}: {what}", terms, limit, "%"))
-
-        add("bytes of the base, of FP32's", "base_share", _SHARE)
-        at_once = Reading(section.run, "errors_at_once", base)
-        claims.append(
-            Claim(
-                f"{section.name}, {base}: accuracy lost at once against {fp32}",
-                ((1, at_once), (-1, section.fp32)),
-                points,
-            )
-        )
-        add("all parts, more than the target coded at once", "parts_more", _MORE)
-        for rate in _FAST:
-            what = f"first usable at {rate:g} Mbit/s, of FP32's time"
-            add(what, f"first_share_{rate:g}", _SOONER)
-        what = "first usable at the worst bandwidth, of FP32's time"
-        add(what, "first_share_worst", _NEVER_LATER)
+def _claims(section, base):
+    """What a base of 4 bits or less has to reach, list of `Claim`."""
+    nested_model = section.run == _NESTED_DELIVERY
+    fp32 = "FP32 trained as long" if nested_model else "FP32"
+    errors = (1, Reading(section.run, "errors_at_once", base)), (-1, section.fp32)
+    points = _NESTED_POINTS if nested_model else _POINTS
+    percents = [
+        ("bytes of the base, of FP32's", "base_share", _SHARE),
+        ("all parts, more than the target coded at once", "parts_more", _MORE),
+        *(
+            (f"first usable at {r:g} Mbit/s, of FP32's time", f"first_share_{r:g}", _SOONER)
+            for r in _FAST
+        ),
+        (
+            "first usable at the worst bandwidth, of FP32's time",
+            "first_share_worst",
+            _NEVER_LATER,
+        ),
+    ]
+    what = f"{section.name}, {base}: "
+    claims = [
+        Claim(what + text, ((1, Reading(section.run, key, base)),), limit, "%")
+        for text, key, limit in percents
+    ]
+    claims.insert(1, Claim(f"{what}accuracy lost at once against {fp32}", errors, points))
     return claims
