@@ -51,6 +51,7 @@ def allocator(model, settings, data):
         loss=_LOSS,
         probes=_PROBES,
         seed=settings.seed,
+        coded_nbytes=lambda buffer, codec: len(omc.coding.encode_buffer(buffer, codec)),
     )
 
 

@@ -5,8 +5,9 @@
 The model is what `tff_sims.central` has left in --init: weights of method fp32, or model.omc of
 method nested, whose widths are then the stages. Every chain of stages is split (omc.progressive),
 its parts are written, and applied to a plain model, which is measured on the test data after each.
-A stage is a format, or a number of bits a weight on average, which are allocated (omc.allocate, by
-measured losses). With --calibration, stages of few bits have BatchNorm statistics of their own.
+A stage is a format, or what omc.allocate gives the weight matrices by measured losses: under 3.5
+bits a weight on average, or "8.6%" of float32's bytes. With --calibration, stages of few bits have
+BatchNorm statistics of their own.
 Beside it stand the model whole, plain bit planes, and other coders: those that --peers_python has
 installed (zstandard, zipnn, nncodec), a Python of an environment of their own.
 
@@ -44,7 +45,7 @@ from tff_sims import (  # noqa: E402
 from tff_sims.arguments import Parser, from_to  # noqa: E402
 from tff_sims.central_settings import CentralSettings, as_line, check  # noqa: E402
 from tff_sims.command_line import fail  # noqa: E402
-from tff_sims.deliver_chains import CHAINS, NESTED_CHAINS, allocated_bits  # noqa: E402
+from tff_sims.deliver_chains import CHAINS, NESTED_CHAINS, budget  # noqa: E402
 from tff_sims.results import load_weights, versions, weights_file, write_whole  # noqa: E402
 
 _RAW = "FP32"  # In whole: the float32 values as they are.
@@ -93,10 +94,16 @@ class _Delivery:
         return central_allocations.allocator(self.model, self._settings, self._data)
 
     def _stage(self, name):
-        bits = allocated_bits(name)
-        if bits is None:
+        """A stage as `progressive.split` takes it."""
+        limit = budget(name)
+        if limit is None:
             return name
-        return self._allocator.allocate(bits=bits, sensitivity="loss")
+        number, percent = limit
+        if not percent:
+            return self._allocator.allocate(bits=number, sensitivity="loss")
+        dense = sum(variable.numpy().nbytes for variable in self.model.variables)
+        limit = int(number / 100 * dense)
+        return self._allocator.allocate(wire_bytes=limit, sensitivity="loss")
 
     def plain(self):
         """A fresh, plain model."""
@@ -327,7 +334,7 @@ def _parsed(arguments):
         "--init", required=True, help="folder of a finished run of tff_sims.central"
     )
     parser.add_argument(
-        "--stages", help=f"chains with {_BETWEEN} between them, such as INT4,FP32/3.5,INT8"
+        "--stages", help=f"chains with {_BETWEEN} between them, such as INT4,FP32/3.5,INT8/9%%,FP32"
     )
     parser.add_argument("--repeats", type=from_to(1), default=5, help="times to take seconds")
     parser.add_argument(

@@ -68,14 +68,17 @@ def test_the_last_stage_is_the_trained_model_and_lower_ones_what_wrap_stores(tra
 
 
 def test_stages_may_be_allocated_and_calibrated(trained, tmp_path):
-    found = run(trained[0], tmp_path, "--stages=4.5,FP32/INT8,FP32", "--calibration=64")
+    found = run(trained[0], tmp_path, "--stages=4.5,FP32/12%,FP32/INT8,FP32", "--calibration=64")
     base = found["chains"]["4.5,FP32"]["bytes"][0]
+    share = found["chains"]["12%,FP32"]["bytes"][0] / found["whole"]["FP32"]["bytes"][0]
+    assert share <= 0.12 + 0.01  # The part's header is not in the budget.
     assert found["exact"] and found["calibration"] == 64
     assert 0 < base < found["chains"]["INT8,FP32"]["bytes"][0]
     chain = deliveries.DeliverySection(
-        "calibrated", "", "run", ("4.5,FP32",), deliveries.Reading("run", "error")
+        "calibrated", "", "run", ("4.5,FP32", "12%,FP32"), deliveries.Reading("run", "error")
     )
-    assert chain.shown[1][0] == "4.5 bits allocated, FP32"
+    labels = [label for label, _ in chain.shown]
+    assert labels[1:] == ["4.5 bits allocated, FP32", "12 % allocated, FP32"]
 
 
 def test_bytes_are_those_of_the_parts(trained, delivered):

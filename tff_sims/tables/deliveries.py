@@ -7,7 +7,7 @@ through, with `LATENCY`.
 
 import dataclasses
 
-from tff_sims.deliver_chains import allocated_bits
+from tff_sims.deliver_chains import budget
 from tff_sims.fleet import transfer
 from tff_sims.tables.grid import Grid
 from tff_sims.tables.plan import Reading
@@ -236,7 +236,7 @@ def lines(section, found):
         points = _points([summary["chains"][chain] for summary in of_seeds])
         if chain.startswith("INT") and len(points) > 1:
             drawn["bases alone"].append(points[0])
-        if allocated_bits(chain.partition(",")[0]):
+        if budget(chain.partition(",")[0]):
             drawn.setdefault("bases alone, allocated", []).append(points[0])
         if chain.partition(",")[0] in ("INT4", "S1E3M3"):
             drawn[_label(chain)] = points
@@ -262,7 +262,10 @@ def _points(figures):
 def _label(chain):
     raw = ", as float32" if chain == RAW else ""
     names = [part.strip() for part in chain.split(",")]
-    names = [name if allocated_bits(name) is None else f"{name} bits allocated" for name in names]
+    for place, name in enumerate(names):
+        limit = budget(name)
+        if limit is not None:
+            names[place] = f"{limit[0]:g} {'%' if limit[1] else 'bits'} allocated"
     return ", ".join(names) + raw
 
 
