@@ -17,6 +17,7 @@ BENCHMARKS = (
     "codec",
     "coding",
     "nested",
+    "allocation",
     "fedmpq",
     "progressive",
     "uplinks",
