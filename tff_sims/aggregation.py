@@ -1,5 +1,6 @@
 """Which aggregator a simulation's flags ask for, and what privacy it gives."""
 
+import functools
 import math
 
 from omc.errors import InputError, InputTypeError
@@ -14,7 +15,7 @@ def make_aggregator(settings, seed):
 
     Args:
         settings: `Settings`: aggregator, trimmed_share, clipping, zeroing, noise_multiplier,
-            clients_per_round.
+            epsilon, clients_per_round, and with epsilon rounds and clients.
         seed: Seed of the run, an int.
 
     Raises:
@@ -26,6 +27,7 @@ def make_aggregator(settings, seed):
     _only_with(settings, "zeroing", name == "mean", "mean")
     _only_with(settings, "trimmed_share", name == "trimmed_mean", "trimmed_mean")
     _only_with(settings, "noise_multiplier", name == "private", "private")
+    _only_with(settings, "epsilon", name == "private", "private")
     if name == "mean":
         return aggregators.Mean(clipping=clipping, zeroing=zeroing)
     if name == "trimmed_mean":
@@ -36,19 +38,49 @@ def make_aggregator(settings, seed):
         except InputError as error:
             raise InputError("trimmed_share", error.expected, share, error.tip) from None
     if name == "private":
-        if not isinstance(clipping, float) or settings.noise_multiplier is None:
-            missing = "clipping" if not isinstance(clipping, float) else "noise_multiplier"
-            expected = "a number with --aggregator=private"
-            raise InputError(missing, expected, getattr(settings, missing))
-        numbers = clipping, settings.noise_multiplier, settings.clients_per_round
-        try:
-            return aggregators.PrivateMean(*numbers, seed=seed)
-        except InputError as error:
-            flag = "clipping" if error.argument == "clip" else error.argument
-            raise InputError(flag, error.expected, error.got, error.tip) from None
+        return _private(settings, clipping, seed)
     if name == "secure":
         return aggregators.SecureMean(clients=settings.clients_per_round)
     return aggregators.NAMED[name]()
+
+
+def _private(settings, clip, seed):
+    noise, epsilon = settings.noise_multiplier, settings.epsilon
+    if not isinstance(clip, float):
+        expected = "a number with --aggregator=private"
+        raise InputError("clipping", expected, settings.clipping)
+    if (noise is None) is (epsilon is None):
+        flag = "noise_multiplier" if noise is None else "epsilon"
+        expected = f"{'a number' if noise is None else 'none'} with --aggregator=private"
+        tip = "say either how much noise there is to be, or at which epsilon."
+        raise InputError(flag, expected, getattr(settings, flag), tip)
+    try:
+        if epsilon is None:
+            return aggregators.PrivateMean(clip, noise, settings.clients_per_round, seed=seed)
+        population = settings.make_task(settings.seed).num_clients
+        return _calibrated(
+            clip, settings.clients_per_round, epsilon, settings.rounds, population, seed
+        )
+    except InputError as error:
+        flag = {"clip": "clipping", "population": "clients"}.get(error.argument, error.argument)
+        raise InputError(flag, error.expected, error.got, error.tip) from None
+
+
+@functools.lru_cache
+def _calibrated(clip, clients, epsilon, rounds, population, seed):
+    return aggregators.PrivateMean.calibrated(
+        clip,
+        clients,
+        epsilon=epsilon,
+        delta=_delta(population),
+        rounds=rounds,
+        population=population,
+        seed=seed,
+    )
+
+
+def _delta(population):
+    return population**-1.1
 
 
 def check(settings):
@@ -87,12 +119,12 @@ def privacy(settings, rounds, population):
     """
     if settings.aggregator != "private":
         return None
-    delta = population**-1.1
-    epsilon = make_aggregator(settings, settings.seed).epsilon(rounds, population, delta)
+    delta, aggregator = _delta(population), make_aggregator(settings, settings.seed)
+    epsilon = aggregator.epsilon(rounds, population, delta)
     return {
         "epsilon": epsilon if math.isfinite(epsilon) else None,
         "delta": delta,
-        "noise_multiplier": settings.noise_multiplier,
+        "noise_multiplier": aggregator.noise_multiplier,
         "sampling_probability": settings.clients_per_round / population,
         "rounds": rounds,
     }

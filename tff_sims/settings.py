@@ -24,7 +24,7 @@ MOST = 2**31 - 1
 """Largest seed or count of a flag: what TensorFlow's int32 holds."""
 _LINKS = (
     "uplink", "downlink", "aggregator", "clipping", "zeroing", "trimmed_share", "noise_multiplier",
-    "rogues",
+    "epsilon", "rogues",
 )  # fmt: skip
 _OF_BUDGETS = ("allocation", "lasso", "reduction_threshold", "scales", "budget_weighting")
 _FLAGS = ("out", "workers")  # Those that are no settings.
@@ -66,7 +66,9 @@ class Settings:
         clipping: Of aggregators "mean" and "private": largest norm of a client's change, a number;
             "adaptive" with the former; None for none.
         zeroing: Of aggregator "mean": largest change of a weight, or "adaptive"; None for none.
-        noise_multiplier: Of aggregator "private".
+        noise_multiplier: Of aggregator "private": its noise, in clips; None with `epsilon`.
+        epsilon: Of aggregator "private": what all rounds of one run may cost, at delta =
+            clients^-1.1; None where `noise_multiplier` is given.
         rogues: Probability that a client sends what it may not (`tff_sims.rogues`).
         rounds: Most rounds of one run.
         clients: Size of the population; None for the task's.
@@ -115,6 +117,7 @@ class Settings:
     clipping: Optional[str] = None
     zeroing: Optional[str] = None
     noise_multiplier: Optional[float] = None
+    epsilon: Optional[float] = None
     rogues: float = 0.0
     rounds: int = 60
     clients: Optional[int] = None

@@ -154,6 +154,11 @@ def _define_flags():
         "epsilon.",
     )
     number(
+        "epsilon",
+        "With --aggregator=private, in place of --noise_multiplier: the least noise with which all "
+        "rounds together stay below it.",
+    )
+    number(
         "rogues",
         "Probability that a client sends what it may not (NaN, a scale of 1e30, another round's "
         "answer, ...), to see what the server does about it.",

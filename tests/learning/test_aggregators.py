@@ -196,6 +196,11 @@ def test_refused_by_name(case):
     assert caught.value.argument == argument and caught.value.expected
 
 
+def _promised(**given):
+    wanted = {"epsilon": 8, "delta": 1e-3, "rounds": 10, "population": 20, "clip": 1, **given}
+    return PrivateMean.calibrated(clients=5, **wanted)
+
+
 @pytest.mark.parametrize(
     "make, argument",
     [
@@ -214,6 +219,12 @@ def test_refused_by_name(case):
         (lambda: PrivateMean(1, 1, 1, seed=-1), "seed"),
         (lambda: PrivateMean(1, 1, 1, seed=2**63), "seed"),
         (lambda: PrivateMean(1, False, 1), "noise_multiplier"),
+        (lambda: _promised(epsilon=0), "epsilon"),
+        (lambda: _promised(epsilon=math.inf), "epsilon"),
+        (lambda: _promised(population=4), "population"),
+        (lambda: _promised(delta=1), "delta"),
+        (lambda: _promised(rounds=0), "rounds"),
+        (lambda: _promised(clip=-1), "clip"),
         (lambda: PrivateMean(1, 1, 5).epsilon(0, 10, 1e-5), "rounds"),
         (lambda: PrivateMean(1, 1, 5).epsilon(1.5, 10, 1e-5), "rounds"),
         (lambda: PrivateMean(1, 1, 5).epsilon(1, 4, 1e-5), "population"),

@@ -5,6 +5,7 @@ import itertools
 import math
 
 import numpy as np
+import pytest
 import scipy.stats
 
 from omc.learning.aggregators import PrivateMean
@@ -74,3 +75,18 @@ def test_epsilon_is_the_accountants_and_of_one_round_the_formulas():
     np.testing.assert_allclose(delta, 1e-5, rtol=0.02)
     assert private.epsilon(1, 1000, 1e-5) < private.epsilon(10, 1000, 1e-5)
     assert PrivateMean(1.0, 0, 50).epsilon(1, 1000, 1e-5) == math.inf
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 3.0, 20.0])
+def test_calibrated_noise_is_the_least_that_keeps_the_promise(epsilon):
+    given = {"delta": 1e-4, "rounds": 60, "population": 400}
+    private = PrivateMean.calibrated(0.5, 20, epsilon=epsilon, seed=7, **given)
+    assert (private.clip, private.clients, private.seed) == (0.5, 20, 7)
+    assert 0.97 * epsilon < private.epsilon(60, 400, 1e-4) <= epsilon
+    less = dataclasses.replace(private, noise_multiplier=private.noise_multiplier - 2e-3)
+    assert less.epsilon(60, 400, 1e-4) > epsilon
+
+
+def test_a_promise_that_any_noise_keeps_gets_the_least_that_is_counted():
+    private = PrivateMean.calibrated(1, 5, epsilon=1e5, delta=0.01, rounds=1, population=5)
+    assert private.noise_multiplier == 0.05 and private.seed > 0

@@ -14,6 +14,7 @@ from tff_sims.settings import Settings, check
 from tff_sims.simulation import simulate
 
 PRIVATE = {"aggregator": "private", "clipping": "0.5", "noise_multiplier": 0.8}
+PROMISED = {"aggregator": "private", "clipping": "0.5", "epsilon": 8.0}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,11 @@ def test_flags_make_the_aggregator(flags, wanted):
         ({"aggregator": "private", "clipping": "1"}, "noise_multiplier"),
         ({**PRIVATE, "noise_multiplier": -1.0}, "noise_multiplier"),
         ({"noise_multiplier": 1.0}, "noise_multiplier"),
+        ({"epsilon": 1.0}, "epsilon"),
+        ({**PROMISED, "epsilon": 0.0}, "epsilon"),
+        ({**PROMISED, "epsilon": math.nan}, "epsilon"),
+        ({**PROMISED, "noise_multiplier": 1.0}, "epsilon"),
+        ({"epsilon": 1.0, "method": "fp32"}, "epsilon"),
         ({"zeroing": "1", "aggregator": "median"}, "zeroing"),
         ({"trimmed_share": 0.1}, "trimmed_share"),
         ({"aggregator": "trimmed_mean", "trimmed_share": 0.5}, "trimmed_share"),
@@ -100,6 +106,14 @@ def test_privacy_is_that_of_the_aggregator():
     for noise in (0.0, 1e-30, 0.049):
         almost = dataclasses.replace(settings, noise_multiplier=noise)
         assert privacy(almost, 30, 400)["epsilon"] is None
+
+
+def test_a_promised_epsilon_is_kept_with_the_least_noise():
+    settings = Settings(clients=400, clients_per_round=20, rounds=30, **PROMISED)
+    found = privacy(settings, 30, 400)
+    assert 7.8 < found["epsilon"] <= 8.0 and found["noise_multiplier"] > 0.05
+    aggregator = make_aggregator(settings, 3)
+    assert aggregator.noise_multiplier == found["noise_multiplier"] and aggregator.seed == 3
 
 
 SMALL = Settings(

@@ -11,6 +11,7 @@ from omc.errors import InputError, InputTypeError
 from omc.learning.aggregators.base import Aggregated, Aggregator, check_number
 
 _LEAST_NOISE = 0.05  # In clips; the accountant's grids grow with the inverse of its square.
+_NOISE_TOLERANCE = 1e-3
 _VARIABLES = 2**24  # More than there are: each round and variable has a stream of its own.
 
 
@@ -59,6 +60,50 @@ class PrivateMean(Aggregator):
         if not 0 <= self.seed < 2**63:
             raise InputError("seed", "an integer from 0 to 2^63 - 1", self.seed)
 
+    @classmethod
+    def calibrated(cls, clip, clients, *, epsilon, delta, rounds, population, seed=None):
+        """With the least noise that keeps a promise: (epsilon, delta) after all rounds.
+
+        The noise is found by `dp_accounting.calibrate_dp_mechanism`, to 1e-3 clips, which takes
+        seconds; what then holds is `epsilon(rounds, population, delta)`, at most what was wanted.
+
+        Args:
+            clip, clients, seed: As the attributes.
+            epsilon: Wanted at most, a number above 0.
+            delta, rounds, population: As of the method `epsilon`.
+
+        Returns:
+            `PrivateMean`.
+
+        Raises:
+            InputError, InputTypeError: An argument outside of that.
+        """
+        import dp_accounting
+
+        check_number("epsilon", epsilon)
+        least = cls(clip, clients=clients, noise_multiplier=_LEAST_NOISE, seed=seed)
+        _check_rounds(rounds, population, delta, clients)
+
+        def event(noise_multiplier):
+            return least._event(noise_multiplier, rounds, population)
+
+        def calibrated(accountant, bracket):
+            return dp_accounting.calibrate_dp_mechanism(
+                accountant, event, epsilon, delta, bracket, tol=_NOISE_TOLERANCE
+            )
+
+        # Renyi's accountant is quick and says more than enough noise.
+        renyi = dp_accounting.rdp.RdpAccountant
+        if renyi().compose(event(_LEAST_NOISE)).get_epsilon(delta) <= epsilon:
+            return least
+        bracket = dp_accounting.LowerEndpointAndGuess(_LEAST_NOISE, 1.0)
+        enough = calibrated(renyi, bracket)
+        # A coarser grid than that of `epsilon`, and so on the safe side of it.
+        grid = {"value_discretization_interval": 1e-3}
+        bracket = dp_accounting.ExplicitBracketInterval(enough / 2, enough)
+        noise = calibrated(lambda: dp_accounting.pld.PLDAccountant(**grid), bracket)
+        return dataclasses.replace(least, noise_multiplier=noise)
+
     def epsilon(self, rounds, population, delta):
         """Epsilon after some rounds, by `dp_accounting`'s privacy loss distributions.
 
@@ -79,23 +124,20 @@ class PrivateMean(Aggregator):
         """
         import dp_accounting
 
-        if isinstance(rounds, bool) or not isinstance(rounds, int):
-            raise InputTypeError("rounds", "an int", rounds)
-        if rounds < 1:
-            raise InputError("rounds", "at least 1", rounds)
-        check_number("population", population)
-        if population < self.clients:
-            raise InputError("population", f"at least the {self.clients} of a round", population)
-        check_number("delta", delta, "a number between 0 and 1")
-        if delta >= 1:
-            raise InputError("delta", "a number between 0 and 1", delta)
+        _check_rounds(rounds, population, delta, self.clients)
         if self.noise_multiplier < _LEAST_NOISE:
             return float("inf")
-        event = dp_accounting.GaussianDpEvent(self.noise_multiplier)
-        event = dp_accounting.PoissonSampledDpEvent(self.clients / population, event)
         accountant = dp_accounting.pld.PLDAccountant()
-        accountant.compose(event, rounds)
+        accountant.compose(self._event(self.noise_multiplier, rounds, population))
         return float(accountant.get_epsilon(delta))
+
+    def _event(self, noise_multiplier, rounds, population):
+        """What the accountant is told of all rounds."""
+        import dp_accounting
+
+        event = dp_accounting.GaussianDpEvent(noise_multiplier)
+        event = dp_accounting.PoissonSampledDpEvent(self.clients / population, event)
+        return dp_accounting.SelfComposedDpEvent(event, rounds)
 
     def check(self, uplink, widths):
         """As `Aggregator.check`.
@@ -138,3 +180,16 @@ class PrivateMean(Aggregator):
             clipped=tf.cast(counts[1], tf.int32), noise_stddev=tf.constant(float(deviation))
         )
         return Aggregated(mean, counts[0], state, measurements)
+
+
+def _check_rounds(rounds, population, delta, clients):
+    if isinstance(rounds, bool) or not isinstance(rounds, int):
+        raise InputTypeError("rounds", "an int", rounds)
+    if rounds < 1:
+        raise InputError("rounds", "at least 1", rounds)
+    check_number("population", population)
+    if population < clients:
+        raise InputError("population", f"at least the {clients} of a round", population)
+    check_number("delta", delta, "a number between 0 and 1")
+    if delta >= 1:
+        raise InputError("delta", "a number between 0 and 1", delta)
