@@ -71,7 +71,7 @@ def test_stages_may_be_allocated_and_calibrated(trained, tmp_path):
     found = run(trained[0], tmp_path, "--stages=4.5,FP32/12%,FP32/INT8,FP32", "--calibration=64")
     base = found["chains"]["4.5,FP32"]["bytes"][0]
     share = found["chains"]["12%,FP32"]["bytes"][0] / found["whole"]["FP32"]["bytes"][0]
-    assert share <= 0.12 + 0.01  # The part's header is not in the budget.
+    assert 0 < share <= 0.12  # Headers and all.
     assert found["exact"] and found["calibration"] == 64
     assert 0 < base < found["chains"]["INT8,FP32"]["bytes"][0]
     chain = deliveries.DeliverySection(
@@ -283,7 +283,7 @@ def test_figures_are_those_of_an_independent_calculation(finished, tmp_path):
     row = found["bases"]["INT4, INT8, FP32"]
     wanted = 100 * np.array([chain["accuracies"][0] for chain in chains])
     assert row["accuracy"] == pytest.approx(wanted.mean())
-    below = 90 + 0.1 * np.array(seeds) - wanted
+    below = 90 - wanted  # What the run that delivers found of the whole model.
     assert row["below_text"] == f"{below.mean():+.2f} ± {below.std(ddof=1):.2f}"
     base = np.array([chain["bytes"][0] for chain in chains])
     assert row["base_share"] == pytest.approx(100 * base.mean() / 400_000)
