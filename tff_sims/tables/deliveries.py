@@ -240,6 +240,9 @@ def lines(section, found):
             drawn.setdefault("bases alone, allocated", []).append(points[0])
         if chain.partition(",")[0] in ("INT4", "S1E3M3"):
             drawn[_label(chain)] = points
+    for name in ("bases alone", "bases alone, allocated"):
+        drawn[name] = sorted(drawn.pop(name, []))
+    drawn = {name: points for name, points in drawn.items() if points}
     if all(summary.get("planes") for summary in of_seeds):
         drawn["bit planes"] = _points([summary["planes"] for summary in of_seeds])
     for name in _of_first(found[section.run], "whole"):
