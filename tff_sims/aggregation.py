@@ -50,8 +50,9 @@ def _private(settings, clip, seed):
         expected = "a number with --aggregator=private"
         raise InputError("clipping", expected, settings.clipping)
     if (noise is None) is (epsilon is None):
-        flag = "noise_multiplier" if noise is None else "epsilon"
-        expected = f"{'a number' if noise is None else 'none'} with --aggregator=private"
+        flag, expected = "epsilon", "none beside --noise_multiplier"
+        if noise is None:
+            flag, expected = "noise_multiplier", "a number with --aggregator=private"
         tip = "say either how much noise there is to be, or at which epsilon."
         raise InputError(flag, expected, getattr(settings, flag), tip)
     try:

@@ -6,10 +6,11 @@ statistics which fitted before do not any more.
 
 import contextlib
 
+import numpy as np
 import tensorflow as tf
 
 from omc.errors import InputError, ModelError
-from omc.keras.calibration_data import examples, values
+from omc.keras.calibration_data import values
 from omc.keras.owners import every_layer
 from omc.keras.readings import eagerly
 
@@ -35,23 +36,130 @@ def batchnorm_layers(model):
     return found
 
 
-def estimate(model, layers, batches):
-    """Makes moving statistics those of some batches, each by its size; unchanged after an error.
+def estimate(model, layers, batches, argument):
+    """Makes moving statistics those of all batches' activations together, and changes nothing else.
 
-    The model is called as in training, dropout included; a layer that is not trainable keeps its
-    statistics.
+        mean = sum_i n_i mean_i / n,    variance = sum_i n_i (variance_i + (mean_i - mean)^2) / n
+
+    over the batches i of n_i activations each. The model is called as in training, dropout
+    included. A layer that then runs in inference mode (it is frozen, or called with
+    `training=False`) keeps its statistics.
 
     Args:
-        model: A built `tf.keras.Model`.
+        model: A built `tf.keras.Model`; its variables are copied meanwhile, as they are stored.
         layers: What `batchnorm_layers` returned of it, or some of them.
         batches: List of batches of inputs, as `calibration_data.checked_batches` returns them.
+        argument: Name of what they were given for.
+
+    Returns:
+        List of the layers that have new statistics.
+
+    Raises:
+        InputError: Statistics that are not finite. All are as they were then.
     """
     if not layers:
-        return
-    with unchanged(layers, failing_only=True), eagerly(), cumulative(layers) as begin_batch:
+        return []
+    pools = {id(layer): _Pool(layer) for layer in layers}
+    with (
+        unchanged(layers),
+        others_unchanged(model, layers),
+        eagerly(),
+        contextlib.ExitStack() as on,
+    ):
+        for pool in pools.values():
+            on.enter_context(pool.recording())
         for batch in batches:
-            begin_batch(examples(batch))
             model(batch, training=True)
+    found = [pool for pool in pools.values() if pool.count]
+    for pool in found:
+        if not pool.is_finite:
+            expected = f"batches of which {pool.layer.name!r} has finite statistics"
+            raise InputError(argument, expected, "NaN or Inf in them")
+    for pool in found:
+        pool.assign()
+    return [pool.layer for pool in found]
+
+
+def check_estimated(layers, found):
+    """Raises the ModelError of a model none of whose layers has got new statistics.
+
+    Args:
+        layers: List of its BatchNormalization layers.
+        found: What `estimate` returned.
+    """
+    if layers and not found:
+        got = f"{layers[0].name!r}, which is frozen, or called with training=False"
+        tip = "set layer.trainable = True, and call it in training mode, for the time of it."
+        raise ModelError("model", "BatchNorm layers that run in training mode", got, tip)
+
+
+class _Pool:
+    """Statistics of all calls of one layer together.
+
+    Attributes:
+        layer: The layer.
+        count: Activations of a feature so far.
+    """
+
+    def __init__(self, layer):
+        self.layer, self.count = layer, 0.0
+        self._first = [getattr(layer, name).numpy() for name in STATISTICS]
+        self._mean = self._square = 0.0  # Sums of n * mean, and n * (variance + mean^2) about it.
+
+    @contextlib.contextmanager
+    def recording(self):
+        """Context in which the layer's calls are counted."""
+        layer, call, before = self.layer, self.layer.call, vars(self.layer).get("call")
+        momentum = layer.momentum
+
+        @tf.autograph.experimental.do_not_convert
+        def recorded(inputs, *args, **kwargs):
+            self._put(self._first)
+            outputs = call(inputs, *args, **kwargs)
+            if self._is(self._first):  # Inference mode, or statistics that it had before.
+                probe = [self._first[0] + 1.0, self._first[1]]
+                self._put(probe)
+                call(inputs, *args, **kwargs)
+                if self._is(probe):
+                    return outputs
+            self._add(tf.size(inputs).numpy() / self._first[0].size)
+            return outputs
+
+        vars(layer)["call"], layer.momentum = recorded, 0.0
+        try:
+            yield
+        finally:
+            layer.momentum = momentum
+            vars(layer).pop("call") if before is None else vars(layer).update(call=before)
+
+    @property
+    def is_finite(self):
+        """Whether all of them are, in the layer's own precision."""
+        return all(np.isfinite(value).all() for value in self._pooled())
+
+    def assign(self):
+        """Gives the layer what was found."""
+        self._put(self._pooled())
+
+    def _pooled(self):
+        mean = self._mean / self.count
+        variance = np.maximum(self._square / self.count - (mean - self._first[0]) ** 2, 0.0)
+        return [value.astype(first.dtype) for value, first in zip((mean, variance), self._first)]
+
+    def _add(self, count):
+        mean, variance = (getattr(self.layer, name).numpy().astype(float) for name in STATISTICS)
+        self.count += count
+        self._mean = self._mean + count * mean
+        # About the first mean, so that no difference of large squares is left.
+        self._square = self._square + count * (variance + (mean - self._first[0]) ** 2)
+
+    def _put(self, values):
+        for name, value in zip(STATISTICS, values):
+            getattr(self.layer, name).assign(value)
+
+    def _is(self, values):
+        held = (getattr(self.layer, name).numpy() for name in STATISTICS)
+        return all(np.array_equal(value, now) for value, now in zip(values, held))
 
 
 def try_out(model, batches, argument, layers=()):
@@ -69,7 +177,7 @@ def try_out(model, batches, argument, layers=()):
     """
     for batch in batches or ():
         try:
-            with eagerly(), still(layers), unchanged(layers):
+            with eagerly(), still(layers), unchanged(layers), others_unchanged(model, layers):
                 outputs = model(batch, training=True if layers else None)
         except Exception as error:  # Whatever Keras or the model makes of it.
             tip = "a batch is what model(batch) takes; labels go into pairs (x, y) of each batch."
@@ -107,32 +215,42 @@ def unchanged(layers, failing_only=False):
 
 
 @contextlib.contextmanager
-def still(layers):
-    """Context in which training calls leave moving statistics as they are."""
-    with cumulative(layers):
-        for layer in layers:
-            layer.momentum = 1.0
+def others_unchanged(model, layers):
+    """Context after which all of a model's variables but moving statistics are what they were.
+
+    A training call may change more than these: counters, normalized kernels, recurrent states.
+
+    Args:
+        model: A built `tf.keras.Model`; its variables are copied meanwhile, as they are stored.
+        layers: List of layers whose moving statistics are not looked after.
+    """
+    statistics = {id(getattr(layer, name)) for layer in layers for name in STATISTICS}
+    held = [v for v in [*model.variables, *_states(model)] if id(v) not in statistics]
+    held = [variable.buffer if hasattr(variable, "codec") else variable for variable in held]
+    before = [variable.numpy() for variable in held]
+    try:
         yield
+    finally:
+        for variable, value in zip(held, before):
+            if np.asarray(variable.numpy()).tobytes() != np.asarray(value).tobytes():
+                variable.assign(value)
+
+
+def _states(model):
+    """Variables that stateful recurrent layers keep between batches."""
+    layers = [layer for layer in every_layer(model) if getattr(layer, "stateful", False)]
+    states = tf.nest.flatten([getattr(layer, "states", None) for layer in layers])
+    return [state for state in states if isinstance(state, tf.Variable)]
 
 
 @contextlib.contextmanager
-def cumulative(layers):
-    """Context in which moving statistics become those of training calls' batches, by their sizes.
-
-    Yields:
-        Function to call before each batch, with the number of its examples.
-    """
+def still(layers):
+    """Context in which training calls leave moving statistics as they are."""
     before = [layer.momentum for layer in layers]
-    seen = 0
-
-    def begin_batch(examples):
-        nonlocal seen
-        for layer in layers:
-            layer.momentum = seen / (seen + examples)
-        seen += examples
-
     try:
-        yield begin_batch
+        for layer in layers:
+            layer.momentum = 1.0
+        yield
     finally:
         for layer, momentum in zip(layers, before):
             layer.momentum = momentum

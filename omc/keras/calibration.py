@@ -14,7 +14,9 @@ from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras import wrapping
 from omc.keras.batchnorm_statistics import (
     batchnorm_layers,
+    check_estimated,
     estimate,
+    others_unchanged,
     still,
     try_out,
     unchanged,
@@ -177,7 +179,8 @@ def calibrate(model, data, bits=None):
 
     Args:
         model: A built `tf.keras.Model`: plain, wrapped, or prepared by `nest`. It is called as in
-            training; without BatchNorm nothing changes.
+            training, and nothing but statistics changes. Layers that are frozen, or called with
+            `training=False`, keep theirs; without BatchNorm nothing changes.
         data: Batches of inputs, as `calibration` of `nest`; a few hundred examples of the training.
         bits: Of a nested model: a width, or a sequence of them; None for the trained ones. Or an
             allocation of prepared widths, a dict or a policy, as `omc.nested.switch` takes it.
@@ -188,7 +191,8 @@ def calibrate(model, data, bits=None):
     Raises:
         InputTypeError, InputError: A width that is not stored, no data, or data that the model does
             not take.
-        ModelError: The model is not built, or `bits` is given and it is not nested.
+        ModelError: The model is not built, `bits` is given and it is not nested, or all of its
+            BatchNorm is frozen (and it is not nested).
     """
     wrapping.check_built(model)
     if bits is None and nesting_of(model) is None:
@@ -216,7 +220,7 @@ def _calibrate_statistics(model, data):
     layers = batchnorm_layers(model)
     batches = checked_batches(data, "data", layers)
     try_out(model, batches, "data", layers)
-    estimate(model, layers, batches)
+    check_estimated(layers, estimate(model, layers, batches, "data"))
     return model
 
 
@@ -235,7 +239,7 @@ def _calibrate_allocation(model, state, data, bits):
 
 def _estimate(model, state, batches):
     """Statistics of the BatchNorm sets in use, from batches."""
-    estimate(model, [sets.layer for sets in state.batchnorms], batches)
+    estimate(model, [sets.layer for sets in state.batchnorms], batches, "data")
 
 
 def _prepare(model, state, width, batches):
@@ -269,7 +273,7 @@ def _record(model, state, batches, width=None):
     for variable in state.variables:
         variable.input_quantizer = recorders[id(variable)]
     layers = [sets.layer for sets in state.batchnorms]
-    with eagerly(), still(layers):
+    with eagerly(), still(layers), others_unchanged(model, layers):
         for batch in batches:
             model(batch, training=True if layers else None)
     for variable in state.variables:

@@ -62,7 +62,7 @@ def allocate(
         strategy: "exact", "lagrangian", "greedy", "pruning_growing", "fixed", or a function
             `Problem` -> `Solution`.
         sensitivity: "error", "hessian", "hessian_error", "loss", "hasb_printed" or "hasb_code";
-            None for "hessian_error" where `data` is given and "error" where not.
+            None for "loss" where `data` is given and "error" where not.
         formats: Formats (or names) to choose from; of a nested model by default its widths.
         policy: `Policy` (or a format's name) that tells which variables are quantized and how;
             what it overrides stays as it says. Not for a nested model, which says so itself.
@@ -155,7 +155,7 @@ class Allocator:
     ):
         """Arguments, result and errors as those of the function `allocate`."""
         if sensitivity is None:
-            sensitivity = "error" if self._data is None else "hessian_error"
+            sensitivity = "error" if self._data is None else "loss"
         sensitivities.named(sensitivity)
         way = strategies.named(strategy)
         asked = dict(bits=bits, stored_bytes=stored_bytes, wire_bytes=wire_bytes)

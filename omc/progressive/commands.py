@@ -112,11 +112,14 @@ def apply(parts, out, stage=None, architecture=None):
 
 
 def _array(path):
+    expected = "an .npy file of inputs, as numpy.save writes it"
     try:
-        return np.load(path, allow_pickle=False)
+        found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        expected = "an .npy file of inputs, as numpy.save writes it"
         raise InputError("calibration", expected, f"{path!r} ({error})") from error
+    if not isinstance(found, np.ndarray):  # A zip of several.
+        raise InputError("calibration", expected, f"{path!r}, an archive of several")
+    return found
 
 
 def table(found):

@@ -55,8 +55,8 @@ class Receiver:
         Raises:
             InputTypeError: `model` is no Keras model, or `directory` no path.
             ModelError: The model is unbuilt, already wrapped, or its optimizer has slots.
-            InputError: `directory` cannot be made, is no folder, or is None with trained="keep";
-                another `trained`; no part in the directory leads to `stage`.
+            InputError: `directory` cannot be made, is no folder, or is None with trained="keep" or
+                with a `stage`; another `trained`; no part in the directory leads to `stage`.
             FormatError: `stage` is no format.
         """
         wrapping.check_kind(model)
@@ -66,6 +66,9 @@ class Receiver:
             raise InputError("trained", f"one of {_TRAINED}", trained)
         if trained == "keep" and directory is None:
             expected = "a folder, to keep what was learned across a part"
+            raise InputError("directory", expected, directory, "Receiver(model, directory='parts')")
+        if stage is not None and directory is None:
+            expected = "a folder whose parts lead to `stage`"
             raise InputError("directory", expected, directory, "Receiver(model, directory='parts')")
         self.model = model
         self.stages, self.index, self.digest = (), -1, None

@@ -40,8 +40,8 @@ def split(model, stages, known=None, calibration=None):
             the next stage at once.
         known: List of the parts, of another version of the model, that the receiver has applied;
             None for a receiver that has nothing.
-        calibration: Batches of inputs, as `omc.calibrate` takes them: every stage of less than 8
-            bits then comes with BatchNorm statistics that are its own. None for the target's.
+        calibration: Batches of inputs, as `omc.calibrate` takes them: every stage with less than
+            8 bits then comes with BatchNorm statistics that are its own. None for the target's.
 
     Returns:
         List of `Part`, one a stage.
@@ -84,7 +84,7 @@ def split(model, stages, known=None, calibration=None):
 
     estimated = {}
     if calibration is not None:
-        estimated = statistics.of_stages(model, held, held_at, chains.bits, calibration)
+        estimated = statistics.of_stages(model, held, held_at, len(formats), calibration)
     entries, payloads, raw, digests = ([[] for _ in formats] for _ in range(4))
     for place, (variable, codec) in enumerate(held):
         spec = VariableSpec.of(variable)
@@ -92,10 +92,13 @@ def split(model, stages, known=None, calibration=None):
             states = packed(place)
         else:
             states = estimated.get(place) or [_value(variable, spec)] * len(formats)
-        states, found = before.settled(place, states)
+        if place in estimated:  # What an earlier stage lacks is not what the last one has.
+            found = list(map(streams.digest_of_raw, states))
+        else:
+            states, found = before.settled(place, states)
         for stage, (state, digest) in enumerate(zip(states, found)):
             digests[stage].append(digest)
-            if before.holds(place, digest) or (stage and digest == digests[stage - 1][-1]):
+            if digest == digests[stage - 1][-1] if stage else before.holds(place, digest):
                 continue
             if codec is None:
                 raw[stage].append((spec.dtype.name, state.reshape(-1)))
@@ -137,7 +140,7 @@ def _check_nested(model, formats, calibration):
 
 
 def _value(variable, spec):
-    value = variable.numpy()
+    value = np.asarray(variable.numpy())  # Of a scalar numpy() gives no array.
     if value.dtype.hasobject:
         got = f"{spec.name!r} of dtype {value.dtype}"
         raise InputTypeError("model", "variables of numbers or bools", got)

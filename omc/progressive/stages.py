@@ -70,7 +70,6 @@ class Chain:
 
     Attributes:
         names: Tuple of the stages' names: of the format, or "mixed-3.87" for 3.87 bits a weight.
-        bits: Tuple of the stages' bits a weight, on average, of what is quantized.
     """
 
     def __init__(self, model, stages, held):
@@ -104,7 +103,7 @@ class Chain:
             id(variable): self._grown(variable, codec) for variable, codec in quantized
         }
         each = [(codec.count, self._formats[id(variable)]) for variable, codec in quantized]
-        self.names, self.bits, before = (), (), 0.0
+        self.names, before = (), 0.0
         for place, stage in enumerate(stages):
             bits = sum(n * formats[place].bits for n, formats in each)
             bits /= max(sum(n for n, _ in each), 1)
@@ -114,7 +113,6 @@ class Chain:
                 expected = f"more bits a weight than the {before:.2f} of the stage before"
                 raise InputError("stages", expected, f"{bits:.2f}")
             self.names += (f"mixed-{bits:.2f}" if mixed else stage.format.name,)
-            self.bits += (bits,)
             before = bits
 
     def of(self, variable):

@@ -11,6 +11,7 @@ import tensorflow as tf
 from omc.keras.batchnorm_statistics import (
     STATISTICS,
     batchnorm_layers,
+    check_estimated,
     estimate,
     try_out,
     unchanged,
@@ -18,17 +19,17 @@ from omc.keras.batchnorm_statistics import (
 from omc.keras.calibration_data import checked_batches
 from omc.keras.variable import CompressedVariable
 
-_ENOUGH_BITS = 8  # A weight on average, from which on the target's statistics are as good.
+_ENOUGH_BITS = 8  # A weight, from which on the target's statistics are as good.
 
 
-def of_stages(model, held, held_at, bits, calibration):
+def of_stages(model, held, held_at, stages, calibration):
     """Estimates the statistics of every stage; the model is changed meanwhile, and left as it was.
 
     Args:
         model: The model that is split, plain or wrapped. Its dense weights are copied meanwhile.
         held: List of (variable, codec of the last stage or None) in stored order.
         held_at: Function (stage, place) -> (buffer, codec) of a variable that is quantized.
-        bits: Bits a weight of every stage.
+        stages: Number of stages.
         calibration: As for `omc.progressive.split`.
 
     Returns:
@@ -36,6 +37,7 @@ def of_stages(model, held, held_at, bits, calibration):
 
     Raises:
         InputTypeError, InputError: `calibration` is none, or not what the model takes.
+        ModelError: All of the model's BatchNorm is frozen.
     """
     layers = batchnorm_layers(model)
     batches = checked_batches(calibration, "calibration", layers)
@@ -43,18 +45,25 @@ def of_stages(model, held, held_at, bits, calibration):
     places = {id(variable): place for place, (variable, _) in enumerate(held)}
     kept = [getattr(layer, name) for layer in layers for name in STATISTICS]
     found = {places[id(variable)]: [] for variable in kept}
-    if not found:
-        return {}
-    for stage, average in enumerate(bits):
-        last = stage + 1 == len(bits)
+    for stage in range(stages) if found else ():
         with contextlib.ExitStack() as stack:
-            if average < _ENOUGH_BITS and not last:
-                stack.enter_context(_holding(held, held_at, stage))
+            if _is_coarse(held, held_at, stage):
                 stack.enter_context(unchanged(layers))
-                estimate(model, layers, batches)
+                stack.enter_context(_holding(held, held_at, stage))
+                check_estimated(layers, estimate(model, layers, batches, "calibration"))
             for variable in kept:
                 found[places[id(variable)]].append(variable.numpy())
     return found
+
+
+def _is_coarse(held, held_at, stage):
+    """Whether a receiver holds a variable in few bits, and not yet as the last stage has it."""
+    for place, (_, last) in enumerate(held):
+        if last is not None:
+            codec = held_at(stage, place)[1]
+            if codec.format.bits < _ENOUGH_BITS and codec.format != last.format:
+                return True
+    return False
 
 
 @contextlib.contextmanager

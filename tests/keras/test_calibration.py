@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import omc
 from omc import nested
-from omc.errors import InputError
+from omc.errors import InputError, ModelError
 from omc.keras.nesting import nesting_of
 from tests.keras.nested_models import WIDTHS, compiled, data, nested_network, network
 
@@ -67,27 +67,127 @@ def test_statistics_of_a_model_that_is_not_nested_become_the_datas(policy):
     assert omc.calibrate(model, [x[:64], x[64:]]) is model
     first, norm = model.get_layer("first"), model.get_layer("norm")
     outputs = x.astype(float) @ first.kernel.numpy().astype(float) + first.bias.numpy()
-    batches = outputs[:64], outputs[64:]  # Means of batches, by their sizes.
-    for value, of in ((norm.moving_mean, np.mean), (norm.moving_variance, np.var)):
-        wanted = np.average([of(batch, axis=0) for batch in batches], axis=0, weights=[64, 32])
-        np.testing.assert_allclose(value.numpy(), wanted, rtol=1e-4)
+    np.testing.assert_allclose(norm.moving_mean.numpy(), outputs.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance.numpy(), outputs.var(axis=0), rtol=1e-4)
     assert norm.momentum == 0.99
     omc.calibrate(model, x[:64])  # Anew: what was there before does not count.
     np.testing.assert_allclose(norm.moving_mean.numpy(), outputs[:64].mean(axis=0), rtol=1e-4)
 
 
-def test_statistics_stay_where_layers_are_frozen_or_data_is_refused():
-    model = tf.keras.Sequential(
-        [tf.keras.layers.Dense(3), tf.keras.layers.BatchNormalization(), tf.keras.layers.Dense(2)]
+def stack(*more, training=None):
+    """Dense, BatchNorm, and more layers, on 4 features."""
+    inputs = tf.keras.Input((4,))
+    hidden = tf.keras.layers.Dense(3)(inputs)
+    hidden = tf.keras.layers.BatchNormalization(name="norm")(hidden, training=training)
+    for layer in more:
+        hidden = layer(hidden)
+    return tf.keras.Model(inputs, hidden)
+
+
+def sorted_inputs(count=1024):
+    """Examples in an order, as of a folder of classes: batches differ more than their contents."""
+    return np.linspace(-3, 3, count, dtype="float32")[:, None] * np.array(
+        [1, 2, -1, 0.5], "float32"
     )
-    model.build((None, 4))
-    x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+
+
+@pytest.mark.parametrize("batches", [lambda x: x, lambda x: [x[:100], x[100:]], lambda x: [x, x]])
+def test_statistics_are_those_of_all_data_whatever_its_order_and_batches(batches):
+    model, x = stack(), sorted_inputs()
+    omc.calibrate(model, batches(x))
+    outputs = x.astype(float) @ model.layers[1].kernel.numpy().astype(float)
+    norm = model.get_layer("norm")
+    np.testing.assert_allclose(norm.moving_mean.numpy(), outputs.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance.numpy(), outputs.var(axis=0), rtol=1e-4)
+    again = norm.moving_variance.numpy()
+    omc.calibrate(model, batches(x))
+    np.testing.assert_array_equal(norm.moving_variance.numpy(), again)
+
+
+def test_a_layer_that_is_called_twice_has_the_statistics_of_both():
+    inputs = [tf.keras.Input((4,)) for _ in range(2)]
+    norm = tf.keras.layers.BatchNormalization()
+    model = tf.keras.Model(inputs, [norm(inputs[0]), norm(inputs[1])])
+    x = [np.random.default_rng(seed).normal(seed, 1, (64, 4)).astype("float32") for seed in (0, 5)]
+    omc.calibrate(model, [x])
+    both = np.concatenate(x).astype(float)
+    np.testing.assert_allclose(norm.moving_mean.numpy(), both.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance.numpy(), both.var(axis=0), rtol=1e-4)
+
+
+class Counts(tf.keras.layers.Layer):
+    """Counts its training calls, in a scalar."""
+
+    def build(self, shape):
+        self.calls = self.add_weight("calls", (), initializer="zeros", trainable=False)
+
+    def call(self, inputs, training=None):
+        if training:
+            self.calls.assign_add(1.0)
+        return inputs
+
+
+def disturbed():
+    """A model whose training calls change a counter, a normalized kernel and recurrent states."""
+    inputs = tf.keras.Input((5, 4), batch_size=16)
+    hidden = tf.keras.layers.SpectralNormalization(tf.keras.layers.Dense(6))(Counts()(inputs))
+    hidden = tf.keras.layers.BatchNormalization(name="norm")(hidden)
+    hidden = tf.keras.layers.LSTM(4, stateful=True)(hidden)
+    return tf.keras.Model(inputs, tf.keras.layers.Dense(3)(hidden))
+
+
+def contents(model):
+    states = [v for layer in model.layers for v in tf.nest.flatten(getattr(layer, "states", None))]
+    held = [v for v in model.variables if "moving" not in v.name]
+    return [np.asarray(v.numpy()).tobytes() for v in [*held, *filter(tf.is_tensor, states)]]
+
+
+@pytest.mark.parametrize("prepare", ["plain", "wrapped", "nested"])
+def test_nothing_but_statistics_changes(prepare):
+    model = disturbed()
+    x = np.random.default_rng(0).normal(size=(32, 5, 4)).astype("float32")
+    batches = [x[:16], x[16:]]
+    before = contents(model)
+    if prepare == "wrapped":
+        omc.wrap(model, "INT8")
+        before = contents(model)
+    if prepare == "nested":
+        omc.nest(model, (8, 4), batches, fixed=())
+        counter = next(v for v in model.variables if "calls" in v.name)
+        assert counter.numpy() == 0
+        return
+    omc.calibrate(model, batches)
+    assert contents(model) == before
+    assert np.any(model.get_layer("norm").moving_mean.numpy() != 0)
+
+
+@pytest.mark.parametrize("way", ["layer", "model", "call"])
+def test_where_all_batchnorm_is_frozen_an_error_says_so(way):
+    model = stack(training=False if way == "call" else None)
+    if way != "call":
+        (model if way == "model" else model.get_layer("norm")).trainable = False
+    before = model.get_weights()
+    with pytest.raises(ModelError, match="frozen"):
+        omc.calibrate(model, sorted_inputs())
+    for ours, theirs in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_frozen_layers_keep_their_statistics_where_others_do_not():
+    model = stack(tf.keras.layers.BatchNormalization(name="other"))
+    model.get_layer("norm").trainable = False
+    omc.calibrate(model, sorted_inputs())
+    np.testing.assert_array_equal(model.get_layer("norm").moving_mean.numpy(), 0)
+    assert np.any(model.get_layer("other").moving_variance.numpy() != 1)
+
+
+@pytest.mark.parametrize("scale", [1e25, 3e38])
+def test_data_whose_statistics_leave_float32_is_refused(scale):
+    model = stack(tf.keras.layers.BatchNormalization())
     with pytest.raises(InputError, match="data"):
-        omc.calibrate(model, [x, np.full_like(x, 3e38)])
-    np.testing.assert_array_equal(model.layers[1].moving_mean.numpy(), 0)
-    model.layers[1].trainable = False
-    omc.calibrate(model, x)
-    np.testing.assert_array_equal(model.layers[1].moving_mean.numpy(), 0)
+        omc.calibrate(model, sorted_inputs() * np.float32(scale / 6))
+    np.testing.assert_array_equal(model.get_layer("norm").moving_mean.numpy(), 0)
+    assert model.get_layer("norm").momentum == 0.99
 
 
 def test_without_batchnorm_calibration_changes_nothing():

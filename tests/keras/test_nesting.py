@@ -229,7 +229,7 @@ def test_misuse_is_a_typed_error_and_changes_nothing(trained):
         with pytest.raises(ModelError, match="omc.nest"):
             nested.switch(model, 4)
         with pytest.raises(ModelError, match="omc.nest"):
-            omc.calibrate(model, x)
+            omc.calibrate(model, x, 4)
     with pytest.raises(ModelError, match="not nested yet"):
         omc.nest(trained, WIDTHS, x)
     with pytest.raises(InputError, match="1 to 8"):

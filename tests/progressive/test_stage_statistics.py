@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import omc
 import omc.progressive
-from omc.errors import ArtifactError, InputError
+from omc.errors import ArtifactError, InputError, ModelError
 from omc.progressive import Receiver, parts
 from omc.progressive.__main__ import main
 from tests.progressive.chains import changed, nested, network, stored, values
@@ -59,10 +60,6 @@ def test_statistics_are_not_sent_twice():
     raw = [[e.name for e in part.entries if e.codec is None] for part in chain]
     assert len(raw[1]) == len(raw[2]) == 2 and not raw[3]  # INT8 brings the target's already.
     assert len(raw[0]) == 7
-    frozen = network()
-    norm(frozen).trainable = False
-    chain = omc.progressive.split(frozen, STAGES, calibration=inputs())
-    assert not [e for part in chain[1:] for e in part.entries if e.codec is None]
 
 
 def test_a_policy_as_a_stage_has_statistics_too():
@@ -143,7 +140,61 @@ def test_a_delta_with_raw_variables_is_refused_where_the_chain_has_none():
     assert stored(receiver.model) == before
 
 
+def test_an_update_has_statistics_of_its_own_where_the_receiver_holds_the_last_stages():
+    """As after a fine-tuning with frozen BatchNorm: only weights are new."""
+    x, newer = inputs(), network()
+    newer.layers[1].kernel.assign_add(np.full(newer.layers[1].kernel.shape, 0.1, "float32"))
+    old = omc.progressive.split(network(), STAGES, calibration=x)
+    update = omc.progressive.split(newer, STAGES, known=old, calibration=x)
+    receiver = Receiver(network(5))
+    for part in [*old, *update[:2]]:
+        receiver.apply(part)
+    for found, value in zip(statistics(receiver.model), of_outputs(receiver.model, x)):
+        np.testing.assert_allclose(found, value, rtol=2e-4, atol=1e-6)
+    for part in update[2:]:
+        receiver.apply(part)
+    assert values(receiver.model) == values(newer)
+
+
+class Halves(tf.keras.layers.Layer):
+    """Halves a weight in every training call, and counts them in a scalar."""
+
+    def build(self, shape):
+        self.calls = self.add_weight("calls", (), initializer="zeros", trainable=False)
+        self.kernel = self.add_weight("kernel", (int(shape[-1]), 5))
+
+    def call(self, inputs, training=None):
+        if training:
+            self.calls.assign_add(1.0)
+            self.kernel.assign(self.kernel / 2)
+        return inputs @ self.kernel
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_layers_that_change_in_training_and_scalars_arrive_as_they_were(calibrated):
+    def build():
+        tf.keras.utils.set_random_seed(3)
+        layers = [Halves(), tf.keras.layers.BatchNormalization(), tf.keras.layers.Dense(3)]
+        model = tf.keras.Sequential(
+            [tf.keras.layers.Normalization(mean=1.0, variance=4.0), *layers]
+        )
+        model.build((None, 4))
+        return model
+
+    model, x = build(), np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+    before = values(model)
+    given = {"calibration": x} if calibrated else {}
+    receiver = Receiver(build())
+    for part in omc.progressive.split(model, ["INT4", "FP32"], **given):
+        receiver.apply(part)
+    assert values(model) == before == values(receiver.model)
+
+
 def test_mistakes():
+    frozen = network()
+    norm(frozen).trainable = False
+    with pytest.raises(ModelError, match="frozen"):
+        omc.progressive.split(frozen, STAGES, calibration=inputs())
     with pytest.raises(InputError, match="statistics of their own"):
         omc.progressive.split(nested(), ["INT4", "INT8"], calibration=inputs())
     for wrong in (inputs()[..., :1], np.zeros((4, 6, 5, 2), "float32")):
@@ -162,7 +213,8 @@ def test_the_command_takes_a_file_of_inputs(tmp_path, capsys):
     folder = tmp_path / "parts"
     assert all(omc.progressive.load(p).calibrated for p in folder.glob("*.part"))
     assert list(folder.glob("*.part"))
-    for wrong in ("none.npy", "m.keras"):
+    np.savez(tmp_path / "several.npz", a=inputs(), b=inputs())
+    for wrong in ("none.npy", "m.keras", "several.npz"):
         with pytest.raises(SystemExit):
             main([*arguments, "--calibration", str(tmp_path / wrong)])
-        assert "calibration" in capsys.readouterr().err
+        assert "expected an .npy file" in capsys.readouterr().err

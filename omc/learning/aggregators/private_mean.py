@@ -65,7 +65,8 @@ class PrivateMean(Aggregator):
         """With the least noise that keeps a promise: (epsilon, delta) after all rounds.
 
         The noise is found by `dp_accounting.calibrate_dp_mechanism`, to 1e-3 clips, which takes
-        seconds; what then holds is `epsilon(rounds, population, delta)`, at most what was wanted.
+        seconds, and is 0.05 at least, below which `epsilon` counts it for none. What then holds is
+        `epsilon(rounds, population, delta)`, at most what was wanted.
 
         Args:
             clip, clients, seed: As the attributes.
