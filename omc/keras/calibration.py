@@ -302,6 +302,11 @@ def _nested_codecs(variables, policy, widths, fixed, rounding):
             nested.format_at(codecs[place].format, width, rounding)
         if not codecs[place].transform:
             raise InputError("policy", "codes with a transform", "bare codes", "transform='pvt'.")
+    if not places and policy is not None and any(map(is_matrix, specs)):
+        tip = (
+            "name a format of a few bits, such as 'INT8'; `fraction` and overrides leave some out."
+        )
+        raise InputError("policy", "one that compresses weight matrices", policy, tip)
     left = places[1:-1] if fixed is None else _not_matching(places, specs, fixed)
     if not left:
         raise ModelError(

@@ -196,6 +196,20 @@ def _(_):
     omc.calibrate(omc.wrap(plain(), "INT8"), X, 4)
 
 
+@case("calibrating a model whose BatchNorm is frozen")
+def _(_):
+    model = tf.keras.Sequential([L.Dense(2), L.BatchNormalization(trainable=False)])
+    model.build((None, X.shape[1]))
+    omc.calibrate(model, X)
+
+
+@case("calibrating with statistics beyond float32")
+def _(_):
+    model = tf.keras.Sequential([L.Dense(2), L.BatchNormalization(), L.BatchNormalization()])
+    model.build((None, X.shape[1]))
+    omc.calibrate(model, 1e25 * np.arange(8, dtype=np.float32)[:, np.newaxis] * X)
+
+
 @case("calibrating a model that is not built")
 def _(_):
     omc.calibrate(tf.keras.Sequential([L.Dense(2), L.BatchNormalization()]), X)

@@ -34,6 +34,18 @@ mistake(
     "stages that end elsewhere than a wrapped model",
     lambda: split(omc.wrap(plain(), "INT8"), ["INT4", "FP32"]),
 )
+mistake(
+    "splitting with data that the model does not take",
+    lambda: split(plain(), ["INT4", "FP32"], calibration=np.ones((8, 3), np.float32)),
+)
+mistake(
+    "splitting a nested model with data for statistics",
+    lambda: split(
+        omc.nest(plain(), (8, 4), np.ones((8, 4), np.float32), fixed=()),
+        ["INT4", "INT8"],
+        calibration=np.ones((8, 4), np.float32),
+    ),
+)
 mistake("splitting something else", lambda: split("model", ["INT4"]))
 mistake("splitting an unbuilt model", lambda: split(tf.keras.Sequential([L.Dense(3)]), ["INT4"]))
 mistake("part that is no bytes", lambda: Part.from_bytes("text"))
@@ -85,6 +97,7 @@ def _(folder):
 
 # What was learned between two parts.
 mistake("keeping what was learned without a folder", lambda: Receiver(plain(), trained="keep"))
+mistake("stage to go to without a folder", lambda: Receiver(plain(), stage="INT4"))
 mistake("unknown way with a trained model", lambda: Receiver(plain(), trained="forget"))
 
 
