@@ -59,18 +59,15 @@ def estimate(model, layers, batches, argument):
     """
     if not layers:
         return []
-    pools = {id(layer): _Pool(layer) for layer in layers}
-    with (
-        unchanged(layers),
-        others_unchanged(model, layers),
-        eagerly(),
-        contextlib.ExitStack() as on,
-    ):
-        for pool in pools.values():
-            on.enter_context(pool.recording())
+    pools = list(map(_Pool, layers))
+    with contextlib.ExitStack() as stack:
+        for context in (unchanged(layers), others_unchanged(model, layers), eagerly()):
+            stack.enter_context(context)
+        for pool in pools:
+            stack.enter_context(pool.recording())
         for batch in batches:
             model(batch, training=True)
-    found = [pool for pool in pools.values() if pool.count]
+    found = [pool for pool in pools if pool.count]
     for pool in found:
         if not pool.is_finite:
             expected = f"batches of which {pool.layer.name!r} has finite statistics"
@@ -175,19 +172,26 @@ def try_out(model, batches, argument, layers=()):
     Raises:
         InputError: The model does not take a batch, or gives NaN or Inf.
     """
-    for batch in batches or ():
-        try:
-            with eagerly(), still(layers), unchanged(layers), others_unchanged(model, layers):
-                outputs = model(batch, training=True if layers else None)
-        except Exception as error:  # Whatever Keras or the model makes of it.
-            tip = "a batch is what model(batch) takes; labels go into pairs (x, y) of each batch."
-            got = _message(error)
-            raise InputError(argument, f"batches that {model.name!r} takes", got, tip) from error
-        for tensor in map(values, tf.nest.flatten(outputs)):
-            floating = tf.is_tensor(tensor) and tensor.dtype.is_floating
-            if floating and not tf.reduce_all(tf.math.is_finite(tensor)):
-                expected = f"batches of which {model.name!r} makes finite outputs"
-                raise InputError(argument, expected, "NaN or Inf in an output")
+    if batches is None:
+        return
+    with others_unchanged(model, layers):
+        for batch in batches:
+            _try_batch(model, batch, argument, layers)
+
+
+def _try_batch(model, batch, argument, layers):
+    try:
+        with eagerly(), still(layers), unchanged(layers):
+            outputs = model(batch, training=True if layers else None)
+    except Exception as error:  # Whatever Keras or the model makes of it.
+        tip = "a batch is what model(batch) takes; labels go into pairs (x, y) of each batch."
+        got = _message(error)
+        raise InputError(argument, f"batches that {model.name!r} takes", got, tip) from error
+    for tensor in map(values, tf.nest.flatten(outputs)):
+        floating = tf.is_tensor(tensor) and tensor.dtype.is_floating
+        if floating and not tf.reduce_all(tf.math.is_finite(tensor)):
+            expected = f"batches of which {model.name!r} makes finite outputs"
+            raise InputError(argument, expected, "NaN or Inf in an output")
 
 
 def _message(error):
