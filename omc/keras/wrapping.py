@@ -179,7 +179,7 @@ def _settle(variables):
     splits a free chunk only when it is at least double the request. So all of them leave its memory
     first, and come back into the free space that the originals left together.
     """
-    codes = [np.array(variable.buffer) for variable in variables]
+    codes = [np.array(variable.buffer.numpy()) for variable in variables]
     for variable in variables:
         put(variable.buffer, tf.zeros([0], tf.uint8))
     for index, variable in enumerate(variables):
