@@ -142,7 +142,8 @@ def test_a_mistake_is_one_line_and_status_2(flags, trained, tmp_path, capsys):
         deliver.main([*given, f"--seed={SEED}", f"--out={tmp_path / 'new'}"])
     assert ended.value.code == 2
     problem = capsys.readouterr().err.strip().splitlines()
-    assert len(problem) == 1
+    # Where no test made that task's data before, it is made here, and tells so.
+    assert len([line for line in problem if not line.startswith("making speech")]) == 1
     assert not (tmp_path / "new" / "summary.json").exists()
 
 
