@@ -306,7 +306,7 @@ def _nested_codecs(variables, policy, widths, fixed, rounding):
         tip = (
             "name a format of a few bits, such as 'INT8'; `fraction` and overrides leave some out."
         )
-        raise InputError("policy", "one that compresses weight matrices", policy, tip)
+        raise InputError("policy", "one that compresses weight matrices", policy.format.name, tip)
     left = places[1:-1] if fixed is None else _not_matching(places, specs, fixed)
     if not left:
         raise ModelError(

@@ -253,7 +253,7 @@ def test_misuse_is_a_typed_error_and_changes_nothing(trained):
         ({"batchnorm": "one"}, InputError, "batchnorm"),
         ({"distillation": 1.5}, InputError, "distillation"),
         ({"rounding": "up"}, InputError, "rounding"),
-        ({"policy": "FP32"}, ModelError, "compressed weight matrices"),
+        ({"policy": "FP32"}, InputError, "compresses weight matrices"),
         ({"policy": omc.Policy("INT8", transform=None)}, InputError, "policy"),
         ({"policy": "INT4"}, InputError, "1 to 4"),
     ):
