@@ -8,7 +8,7 @@ import contextlib
 
 import tensorflow as tf
 
-from omc.keras.batchnorm_statistics import STATISTICS
+from omc.keras.batchnorm_statistics import STATISTICS, called_through
 from omc.keras.wrapping import give_reason
 
 _SCALES = ("gamma", "beta")
@@ -107,9 +107,5 @@ class BatchNormSets:
 
             return tf.switch_case(index, [branch(bits) for bits in widths])
 
-        before = vars(layer).get("call")
-        vars(layer)["call"] = switched
-        try:
+        with called_through(layer, switched):
             yield
-        finally:
-            vars(layer).pop("call") if before is None else vars(layer).update(call=before)

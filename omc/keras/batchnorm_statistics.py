@@ -106,8 +106,7 @@ class _Pool:
     @contextlib.contextmanager
     def recording(self):
         """Context in which the layer's calls are counted."""
-        layer, call, before = self.layer, self.layer.call, vars(self.layer).get("call")
-        momentum = layer.momentum
+        layer, call, momentum = self.layer, self.layer.call, self.layer.momentum
 
         @tf.autograph.experimental.do_not_convert
         def recorded(inputs, *args, **kwargs):
@@ -122,12 +121,12 @@ class _Pool:
             self._add(tf.size(inputs).numpy() / self._first[0].size)
             return outputs
 
-        vars(layer)["call"], layer.momentum = recorded, 0.0
+        layer.momentum = 0.0
         try:
-            yield
+            with called_through(layer, recorded):
+                yield
         finally:
             layer.momentum = momentum
-            vars(layer).pop("call") if before is None else vars(layer).update(call=before)
 
     @property
     def is_finite(self):
@@ -198,6 +197,17 @@ def _message(error):
     """What an error of Keras says: which layer it was, and what was wrong, in one line."""
     text = str(error).split("Call arguments received")[0]
     return " ".join(text.split())[:_MOST_TEXT]
+
+
+@contextlib.contextmanager
+def called_through(layer, call):
+    """Context in which a function serves a layer's calls in place of its `call`."""
+    before = vars(layer).get("call")
+    vars(layer)["call"] = call  # Past Keras' attribute tracking.
+    try:
+        yield
+    finally:
+        vars(layer).pop("call") if before is None else vars(layer).update(call=before)
 
 
 @contextlib.contextmanager

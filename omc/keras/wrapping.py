@@ -1,5 +1,7 @@
 """wrap(): replaces a Keras model's variables by compressed ones, in place."""
 
+import contextlib
+
 import numpy as np
 import tensorflow as tf
 
@@ -190,6 +192,31 @@ def _settle(variables):
 def put(variable, value):
     """Assigns a value of another length, which a plain variable's own `assign` refuses."""
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value, validate_shape=False)
+
+
+@contextlib.contextmanager
+def holding(variable, codec, buffer):
+    """Context in which one variable, plain or compressed, has the values of a buffer.
+
+    Args:
+        variable: `tf.Variable` or `CompressedVariable`; it is as it was afterwards.
+        codec: `Codec` of the buffer.
+        buffer: uint8 tensor [codec.nbytes].
+    """
+    if isinstance(variable, CompressedVariable):
+        before = variable.codec, variable.buffer
+        try:
+            variable.restore(codec, tf.Variable(buffer, trainable=False))
+            yield
+        finally:
+            variable.restore(*before)
+    else:
+        before = variable.numpy()
+        try:
+            variable.assign(codec.decode(buffer))
+            yield
+        finally:
+            variable.assign(before)
 
 
 def _forget_masks(model):

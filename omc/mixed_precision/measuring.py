@@ -9,7 +9,7 @@ import tensorflow as tf
 from omc.codecs import Codec
 from omc.errors import InputError
 from omc.keras import CompressedVariable
-from omc.keras.wrapping import variables_of
+from omc.keras.wrapping import holding, variables_of
 from omc.mixed_precision import sensitivities
 from omc.mixed_precision.hutchinson import traces
 from omc.mixed_precision.objectives import checked_batches, loss_function, mean_loss
@@ -117,21 +117,9 @@ class Measured:
     def _each_format(self, place):
         """Generator that has the model hold one variable in one format after the other."""
         variable, values = variables_of(self._model)[place], self._values(place)
-        if isinstance(variable, CompressedVariable):
-            before = variable.codec, variable.buffer
-            try:
-                for codec in self._codecs(place):
-                    variable.restore(codec, tf.Variable(codec.encode(values), trainable=False))
-                    yield
-            finally:
-                variable.restore(*before)
-            return
-        try:
-            for codec in self._codecs(place):
-                variable.assign(codec.decode(codec.encode(values)))
+        for codec in self._codecs(place):
+            with holding(variable, codec, codec.encode(values)):
                 yield
-        finally:
-            variable.assign(values)
 
     def losses(self, sensitivity):
         """Dict of place -> float64 [formats], by the name of a sensitivity."""

@@ -17,7 +17,7 @@ from omc.keras.batchnorm_statistics import (
     unchanged,
 )
 from omc.keras.calibration_data import checked_batches
-from omc.keras.variable import CompressedVariable
+from omc.keras.wrapping import holding
 
 _ENOUGH_BITS = 8  # A weight, from which on the target's statistics are as good.
 
@@ -45,52 +45,21 @@ def of_stages(model, held, held_at, stages, calibration):
     places = {id(variable): place for place, (variable, _) in enumerate(held)}
     kept = [getattr(layer, name) for layer in layers for name in STATISTICS]
     found = {places[id(variable)]: [] for variable in kept}
+    quantized = {place: codec for place, (_, codec) in enumerate(held) if codec is not None}
     for stage in range(stages) if found else ():
+        last = stage + 1 == stages
+        states = {} if last else {place: held_at(stage, place) for place in quantized}
         with contextlib.ExitStack() as stack:
-            if _is_coarse(held, held_at, stage):
+            if any(_is_coarse(codec, quantized[place]) for place, (_, codec) in states.items()):
                 stack.enter_context(unchanged(layers))
-                stack.enter_context(_holding(held, held_at, stage))
+                for place, (buffer, codec) in states.items():
+                    stack.enter_context(holding(held[place][0], codec, tf.constant(buffer)))
                 check_estimated(layers, estimate(model, layers, batches, "calibration"))
             for variable in kept:
                 found[places[id(variable)]].append(variable.numpy())
     return found
 
 
-def _is_coarse(held, held_at, stage):
-    """Whether a receiver holds a variable in few bits, and not yet as the last stage has it."""
-    for place, (_, last) in enumerate(held):
-        if last is not None:
-            codec = held_at(stage, place)[1]
-            if codec.format.bits < _ENOUGH_BITS and codec.format != last.format:
-                return True
-    return False
-
-
-@contextlib.contextmanager
-def _holding(held, held_at, stage):
-    """Context in which the model's variables have a stage's values."""
-    with contextlib.ExitStack() as stack:
-        for place, (variable, codec) in enumerate(held):
-            if codec is not None:
-                buffer, lower = held_at(stage, place)
-                stack.enter_context(_having(variable, tf.constant(buffer), lower))
-        yield
-
-
-@contextlib.contextmanager
-def _having(variable, buffer, codec):
-    """Context in which one variable has the values of a buffer."""
-    if isinstance(variable, CompressedVariable):
-        before = variable.codec, variable.buffer
-        try:
-            variable.restore(codec, tf.Variable(buffer, trainable=False))
-            yield
-        finally:
-            variable.restore(*before)
-    else:
-        before = variable.numpy()
-        try:
-            variable.assign(codec.decode(buffer))
-            yield
-        finally:
-            variable.assign(before)
+def _is_coarse(codec, last):
+    """Whether a variable is held in few bits, and not yet as the last stage has it."""
+    return codec.format.bits < _ENOUGH_BITS and codec.format != last.format
