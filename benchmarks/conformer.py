@@ -12,7 +12,7 @@ import tensorflow as tf  # noqa: E402 - after its log level is set
 import models  # noqa: E402
 import omc  # noqa: E402
 from benchmarks import harness  # noqa: E402
-from omc.keras.optimizers import slim  # noqa: E402
+from omc.keras.adapters import slim  # noqa: E402
 from omc.measurement import memory_report  # noqa: E402
 from omc.measurement.peaks import measure_peak, process_peak_bytes  # noqa: E402
 

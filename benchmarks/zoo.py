@@ -12,7 +12,7 @@ import models  # noqa: E402
 import omc  # noqa: E402
 from benchmarks import harness  # noqa: E402
 from omc.keras import CompressedVariable  # noqa: E402
-from omc.keras.optimizers import slim  # noqa: E402
+from omc.keras.adapters import slim  # noqa: E402
 from omc.measurement.peaks import measure_peak  # noqa: E402
 
 FORMAT = "S1E3M7"

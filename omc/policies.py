@@ -41,9 +41,11 @@ class VariableSpec(NamedTuple):
 
     @classmethod
     def of(cls, variable):
-        """Spec of a tf.Variable."""
-        name = variable.name.split(":")[0]
-        return cls(name, tuple(variable.shape), variable.dtype, bool(variable.trainable))
+        """Spec of a tf.Variable; one behind a Keras 3 variable has the name that this one has."""
+        holder = getattr(variable, "_omc_holder", lambda: None)()  # See `omc.keras.keras3.host`.
+        name = variable.name.split(":")[0] if holder is None else holder.path
+        trainable = variable.trainable if holder is None else holder.trainable
+        return cls(name, tuple(variable.shape), variable.dtype, bool(trainable))
 
     @property
     def dense_bytes(self):

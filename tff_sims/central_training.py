@@ -13,8 +13,8 @@ import tensorflow as tf
 
 import omc
 from omc.errors import InputError
+from omc.keras.adapters import slim
 from omc.keras.nesting import checked_nesting
-from omc.keras.optimizers import slim
 from omc.measurement.peaks import count_allocations, measure_peak
 from tff_sims import central_allocations, central_data
 from tff_sims.central_allocations import stored_at

@@ -5,7 +5,7 @@ TensorFlow calls the dispatcher when an op cannot convert an argument. There are
 - the ops of the table below have a *transient* version with gradients of its own: the kernel is
   decoded for the forward op, decoded again in backward, and not kept in between;
 - where such a version declines (channels first, unusual subscripts), the op itself runs again in
-  backward (`omc.keras.repeat`), which is transient too and costs the op once more;
+  backward (`omc.keras.rematerialization`), which is transient too and costs the op once more;
 - every other op gets the dense value: correct for any layer, kept until backward.
 """
 
@@ -14,10 +14,9 @@ import sys
 
 import tensorflow as tf
 
-import omc.keras.whole  # noqa: F401 - layers that are served as a whole
-from omc.keras import convolutions, ops
+from omc.keras import convolutions, host, ops
 from omc.keras.conversion import answers, found
-from omc.keras.repeat import compressed, repeated
+from omc.keras.rematerialization import compressed, repeated
 from omc.keras.variable import CompressedVariable
 
 _TRANSIENT = {
@@ -51,9 +50,13 @@ class _Dispatcher(tf.__internal__.dispatch.GlobalOpDispatcher):
         variables = _found((args, kwargs))
         if not variables or (op.__name__.startswith("expand_dims") and _inside_convolution()):
             return self.NOT_SUPPORTED
+        result = host.passed_on(op, args, kwargs)
+        if result is not None:
+            return result
         if op.__name__ not in _TRANSIENT or any(variable.lent for variable in variables):
-            args, kwargs = _replaced((args, kwargs), CompressedVariable.read_value)
+            args, kwargs = _replaced((args, kwargs), _dense)
             return op(*args, **kwargs)
+        args, kwargs = _replaced((args, kwargs), _variable)
         named = inspect.signature(op).bind(*args, **kwargs).arguments
         result = _TRANSIENT[op.__name__](**named)
         return _again(op, args, kwargs, variables) if result is NotImplemented else result
@@ -63,7 +66,7 @@ def _again(op, args, kwargs, variables):
     kwargs = {key: value for key, value in kwargs.items() if key != "name"}  # Runs twice.
 
     def run(*args, **kwargs):
-        args, kwargs = _replaced((args, kwargs), CompressedVariable.read_value)
+        args, kwargs = _replaced((args, kwargs), _dense)
         return op(*args, **kwargs)
 
     return repeated(run, args, kwargs, decoded=compressed(variables))
@@ -81,14 +84,31 @@ def _inside_convolution():
     return False
 
 
+_KINDS = (CompressedVariable, *host.HOLDERS)
+
+
+def _variable(value):
+    """The compressed variable that an op's argument is, or stands for."""
+    return value if isinstance(value, CompressedVariable) else host.held(value)[0]
+
+
+def _dense(value):
+    """The dense value of an op's argument, in the dtype that it is read in."""
+    if isinstance(value, CompressedVariable):
+        return value.read_value()
+    variable, dtype = host.held(value)
+    dense = variable.read_value()
+    return dense if dense.dtype == dtype else tf.cast(dense, dtype)
+
+
 def _found(value):
     """The compressed variables in a nested value."""
-    return found(value, CompressedVariable)
+    return [_variable(item) for item in found(value, _KINDS)]
 
 
 def _replaced(value, read):
     """`value` with every compressed variable, however nested, replaced by what `read` gives."""
-    if isinstance(value, CompressedVariable):
+    if isinstance(value, _KINDS):
         return read(value)
     if not _found(value):
         return value

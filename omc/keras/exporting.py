@@ -12,6 +12,7 @@ from tensorflow.python.trackable.resource import CapturableResource
 
 from omc import artifacts, kernels
 from omc.errors import ModelError
+from omc.keras import host
 from omc.keras.saving import check_wrapped, stored_order
 from omc.keras.variable import CompressedVariable
 
@@ -109,7 +110,7 @@ def _addressed_by_buffers(model):
     Their own is only an address for gradients, as is that of a scale that is learned; inference
     needs none.
     """
-    variables = [v for v in model.variables if isinstance(v, CompressedVariable)]
+    variables = [v for v in host.variables_of(model) if isinstance(v, CompressedVariable)]
     before = [(variable._handle, variable.learned_scale) for variable in variables]
     try:
         for variable in variables:

@@ -37,8 +37,8 @@ import tensorflow as tf
 
 from omc import nested
 from omc.errors import InputError, ModelError
+from omc.keras.adapters import refuse_legacy, slim
 from omc.keras.gradient import read
-from omc.keras.optimizers import refuse_legacy, slim
 from omc.keras.switching import PASSES, Draw, SwitchedCodec, plain_codec
 
 _MOST = 0.002  # Part by which a scale moves in a step at most.

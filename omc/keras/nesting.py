@@ -14,8 +14,8 @@ from typing import Optional
 import tensorflow as tf
 
 from omc import nested
-from omc.errors import InputError, InputTypeError, ModelError
-from omc.keras import assigning, joint_training, originals, wrapping
+from omc.errors import InputError, ModelError
+from omc.keras import assigning, host, joint_training, originals, wrapping
 from omc.keras.batchnorm_sets import BatchNormSets
 from omc.keras.batchnorm_statistics import batchnorm_layers
 from omc.keras.feeding import feeders
@@ -181,8 +181,7 @@ def checked_nesting(model):
         InputTypeError: `model` is no Keras model.
         ModelError: It is not nested.
     """
-    if not isinstance(model, tf.keras.Model):
-        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
+    host.check_model(model)
     state = nesting_of(model)
     if state is None:
         got = f"{model.name!r}, which has one width only"

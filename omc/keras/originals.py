@@ -1,6 +1,6 @@
 """Whoever holds a dense variable that `wrap` replaces: no one goes on with its old value.
 
-`omc.keras.places` finds where Keras refers to a variable. What else may hold it (a closure, a
+`adapters.References` finds where Keras refers to a variable. What else may hold it (a closure, a
 lambda's default, a plain Python object, a set, an array, another model) cannot be listed. So the
 original itself becomes another name of the compressed variable, wherever it is held.
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from omc.errors import InputError, InputTypeError, ModelError
-from omc.keras.obstacles import obstacle
-from omc.keras.repeat import repeated, unique
+from omc.keras import host
+from omc.keras.adapters import obstacle
+from omc.keras.rematerialization import repeated
 
 
 def recompute(model, layers):
@@ -36,8 +37,7 @@ def recompute(model, layers):
             the message names. The model is untouched.
         ModelError: The model is not built.
     """
-    if not isinstance(model, tf.keras.Model):
-        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
+    host.check_model(model)
     if not model.built:
         raise ModelError("model", "a built model", f"{model.name!r}, which is not built yet")
     paths = dict(_paths(model))
@@ -62,7 +62,8 @@ def recompute(model, layers):
 def _recomputed(layer, call):
     @functools.wraps(call)
     def run(*args, **kwargs):
-        variables = [v for v in unique(layer.trainable_weights) if not getattr(v, "lent", False)]
+        variables = host.trainable_variables(layer)
+        variables = [v for v in variables if not getattr(v, "lent", False)]
         return repeated(call, args, kwargs, layer, variables=variables)
 
     run._omc_recompute = True

@@ -6,10 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from omc import artifacts
-from omc.errors import ArtifactError, InputTypeError, ModelError
+from omc.errors import ArtifactError, ModelError
 from omc.formats import FP32
-from omc.keras import nesting, wrapping
-from omc.keras.host import AutoCastVariable
+from omc.keras import host, nesting, wrapping
 from omc.keras.variable import CompressedVariable
 from omc.policies import PlannedVariable, Policy, VariableSpec
 from omc.tensor_files import tensor_of
@@ -82,8 +81,7 @@ def load(path, model):
         wrapping.check_variables(model)
     with artifacts.opened(path, _KIND, limit=_most_bytes(model)) as artifact:
         _fill(path, artifact, model, plain)
-    for layer in model._flatten_layers():  # As Keras' set_weights does: Normalization caches.
-        layer.finalize_state()
+    host.settle(model)
     return model
 
 
@@ -116,14 +114,16 @@ def _fill(path, artifact, model, plain):
 
 def _most_bytes(model):
     """More bytes than any artifact of the model holds; what says more is not decoded."""
-    return (1 << 20) + sum(64 * int(np.prod(v.shape, dtype=np.int64)) for v in model.variables)
+    return (1 << 20) + sum(
+        64 * int(np.prod(v.shape, dtype=np.int64)) for v in wrapping.variables_of(model)
+    )
 
 
 def stored_order(model):
     """A model's variables in an order that names and frozen layers do not change.
 
     Layer after layer as the model holds them, in each its own variables as they were made. (In
-    `model.variables` a custom layer's frozen sublayers come after the others.) What `omc.nest`
+    `model.weights` a custom layer's frozen sublayers come after the others.) What `omc.nest`
     added comes last.
 
     Args:
@@ -133,11 +133,11 @@ def stored_order(model):
         List of variables, each once.
     """
     ranks = {}
-    for layer in model._flatten_layers():  # What Keras' own `variables` goes through.
-        for variable in [*layer._trainable_weights, *layer._non_trainable_weights]:
+    for layer in host.layers_of(model):
+        for variable in host.own_variables(layer):
             ranks.setdefault(id(variable), len(ranks))
     added = nesting.added_variables(model)
-    variables = {id(variable): variable for variable in model.variables}
+    variables = {id(variable): variable for variable in wrapping.variables_of(model)}
     for variable in added:
         variables.pop(id(variable), None)
     return sorted(variables.values(), key=lambda v: ranks.get(id(v), len(ranks))) + added
@@ -149,11 +149,11 @@ def is_wrapped(model):
     Raises:
         InputTypeError: `model` is no Keras model.
     """
-    if not isinstance(model, tf.keras.Model):
-        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
+    host.check_model(model)
     if "_omc_plan" in vars(model):
         return True
-    return model.built and any(isinstance(v, CompressedVariable) for v in model.variables)
+    every = wrapping.variables_of(model) if model.built else []
+    return any(isinstance(variable, CompressedVariable) for variable in every)
 
 
 def check_wrapped(model):
@@ -165,7 +165,7 @@ def check_wrapped(model):
 
 
 def _check_built(model):
-    if not model.built or not model.variables:
+    if not model.built or not model.weights:
         raise ModelError(
             "model",
             "a built model",
@@ -284,7 +284,7 @@ def _wrap_around(model, artifact):
             trainable=original.trainable,
             constraint=original.constraint,
             seed=wrapping.rounding_seed(policy, index),
-            autocast=isinstance(original, AutoCastVariable),
+            autocast=host.autocasts(original),
         )
 
     plan = tuple(_planned(v, entries[id(v)]) for v in wrapping.variables_of(model))

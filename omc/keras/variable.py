@@ -10,7 +10,7 @@ from tensorflow.python.ops import resource_variable_ops
 from omc import kernels, nested, rows
 from omc.codecs import Codec
 from omc.errors import ModelError
-from omc.keras import grids, host, late, schedule
+from omc.keras import grids, host, penalty_order, schedule
 from omc.keras.conversion import Itself, is_refused
 from omc.keras.gradient import differentiable, read, recording, there, within
 from omc.keras.partial_writes import PartialWrites
@@ -131,7 +131,7 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
         Args:
             after: Tensor that has to be computed first, or None.
             backward: Whether it is a layer's backward pass that decodes (see `omc.keras.schedule`).
-            early: Whether it is a penalty's backward pass that decodes (see `omc.keras.late`).
+            early: Whether a penalty's backward pass decodes, see `omc.keras.penalty_order`.
         """
         refuse_inside(self)
         codec = self.codec
@@ -143,10 +143,10 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
             else:
                 buffer, values = read(self.buffer), None
         if early:
-            late.register(self, buffer)
+            penalty_order.register(self, buffer)
         if backward:
             schedule.backward_read(self, buffer)
-            late.release(self, buffer)
+            penalty_order.release(self, buffer)
         return codec.decode(buffer) if values is None else values
 
     def watch(self):

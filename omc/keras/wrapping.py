@@ -6,13 +6,11 @@ import numpy as np
 import tensorflow as tf
 
 import omc.keras.dispatch  # noqa: F401 - ops meet compressed variables
-import omc.keras.optimizers  # noqa: F401 - optimizers meet them
-import omc.keras.raw_ops  # noqa: F401 - so do functions of handles
+import omc.keras.layers  # noqa: F401 - so do layers that are served as a whole
+import omc.keras.raw_ops  # noqa: F401 - and functions of handles
 from omc.codecs import Codec
-from omc.errors import InputError, InputTypeError, ModelError
-from omc.keras import deferred, originals
-from omc.keras.host import AutoCastVariable
-from omc.keras.places import Places
+from omc.errors import InputError, ModelError
+from omc.keras import adapters, host, originals
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
 
@@ -51,7 +49,7 @@ def wrap(model, policy):
         wrap_built(model, policy)
         forget_functions(model)
     else:
-        deferred.defer(model, lambda model: wrap_built(model, policy))
+        adapters.defer(model, lambda model: wrap_built(model, policy))
     return model
 
 
@@ -102,7 +100,7 @@ def forget_functions(model):
 
 def variables_of(model):
     """A model's variables, each once, in the order of `model.variables` and of a plan."""
-    return list({id(v): v for v in model.variables}.values())
+    return host.variables_of(model)
 
 
 def install(model, variables, plan, create):
@@ -119,9 +117,9 @@ def install(model, variables, plan, create):
     Raises:
         ModelError: A concrete function was traced with one of them; the model is untouched.
     """
-    _forget_masks(model)
+    adapters.prepare(model)
     originals.release([v for v, planned in zip(variables, plan) if planned.codec is not None])
-    places = Places(model, variables)
+    references = adapters.References(model, variables)
     # The largest last, when most of the others are packed: encoding takes its dense size once more.
     order = sorted(range(len(plan)), key=lambda index: plan[index].spec.dense_bytes)
     for index in order:
@@ -132,10 +130,11 @@ def install(model, variables, plan, create):
         original, variables[index] = variables[index], None
         variables[index] = create(original, planned, index)
         give_reason(variables[index], planned.reason)
-        places.replace(original, variables[index])
+        references.replace(original, variables[index])
         originals.become(original, variables[index])
         del original
     _settle([v for v in variables if isinstance(v, CompressedVariable)])
+    adapters.finish(model)
     vars(model)["_omc_plan"] = plan  # Not by attribute: Keras would track the tuples.
 
 
@@ -169,7 +168,7 @@ def compressed_variable(original, planned, policy, index, end=None):
         trainable=original.trainable,
         constraint=original.constraint,
         seed=rounding_seed(policy, index),
-        autocast=isinstance(original, AutoCastVariable),
+        autocast=host.autocasts(original),
         slot_codec=policy.slots and Codec(policy.slots, planned.spec.shape),
     )
 
@@ -219,14 +218,6 @@ def holding(variable, codec, buffer):
             variable.assign(before)
 
 
-def _forget_masks(model):
-    # Masks that cells cached while the model was built; tf.Module cannot walk over those of loops.
-    for layer in model._flatten_layers():
-        if hasattr(layer, "reset_recurrent_dropout_mask"):
-            layer.reset_recurrent_dropout_mask()
-            layer.reset_dropout_mask()
-
-
 def rounding_seed(policy, index):
     """Seed (int32 [2]) of a variable's stochastic rounding; None for nearest."""
     if policy.rounding == "nearest":
@@ -236,9 +227,8 @@ def rounding_seed(policy, index):
 
 def check_model(model):
     """Raises the error of what can be wrapped neither in whole nor in part, built or not."""
-    if not isinstance(model, tf.keras.Model):
-        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
-    if deferred.is_deferred(model):
+    host.check_model(model)
+    if adapters.is_deferred(model):
         raise _wrapped_already("a wrapped one")
     _check_strategy(model)
 
@@ -254,9 +244,8 @@ def check_kind(model):
 
 def check_built(model):
     """Raises the error of what is no built Keras model, plain or wrapped, outside of a graph."""
-    if not isinstance(model, tf.keras.Model):
-        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
-    if not model.built or not model.variables:
+    host.check_model(model)
+    if not model.built or not model.weights:
         tip = "call model.build(input_shape), or the model on a batch, first."
         raise ModelError("model", "a built model", f"{model.name!r}, which is not", tip)
     _check_eager(model)
@@ -278,7 +267,7 @@ def _check_eager(model):
 
 
 def _check_strategy(model):
-    own = getattr(model, "_distribution_strategy", None)
+    own = adapters.strategy_of(model)
     if own is None and not tf.distribute.has_strategy():
         return
     strategy = own if own is not None else tf.distribute.get_strategy()
@@ -293,7 +282,7 @@ def _check_strategy(model):
 def check_variables(model):
     """Raises the error of a built model that is not plain, or whose variables are in use."""
     _check_has_variables(model)
-    if any(isinstance(variable, CompressedVariable) for variable in model.variables):
+    if any(isinstance(variable, CompressedVariable) for variable in variables_of(model)):
         raise ModelError(
             "model",
             "a model that is not wrapped yet",
@@ -304,7 +293,7 @@ def check_variables(model):
 
 
 def _check_has_variables(model):
-    if not model.variables:
+    if not model.weights:
         raise ModelError(
             "model",
             "a model with variables",
@@ -316,8 +305,8 @@ def _check_has_variables(model):
 def check_optimizer(model):
     """Raises the error of a model whose optimizer knows variables that are to be replaced."""
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and getattr(optimizer, "_built", False):
-        partly = any(isinstance(variable, CompressedVariable) for variable in model.variables)
+    if optimizer is not None and adapters.is_in_use(optimizer):
+        partly = any(isinstance(variable, CompressedVariable) for variable in variables_of(model))
         which = f"{model.name!r}, a part of which is wrapped, and" if partly else "one"
         raise ModelError(
             "model",

@@ -4,9 +4,9 @@ import dataclasses
 
 import tensorflow as tf
 
-from omc.errors import InputTypeError, ModelError
-from omc.keras import CompressedVariable
-from omc.keras.deferred import is_deferred
+from omc.errors import ModelError
+from omc.keras import CompressedVariable, host
+from omc.keras.adapters import is_deferred
 from omc.keras.saving import is_wrapped
 from omc.keras.wrapping import reason_of
 from omc.policies import VariableSpec
@@ -117,8 +117,7 @@ def memory_report(model):
         InputTypeError: `model` is no Keras model.
         ModelError: `model` is not built yet.
     """
-    if not isinstance(model, tf.keras.Model):
-        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
+    host.check_model(model)
     if not model.built or is_deferred(model):
         state = "wrapped, but not built yet" if is_deferred(model) else "not built yet"
         raise ModelError(
@@ -128,7 +127,7 @@ def memory_report(model):
             "call model.build(input_shape), or the model on a batch, first.",
         )
     otherwise = "added after the wrap" if is_wrapped(model) else "not wrapped"
-    variables = list({id(v): v for v in model.variables}.values())
+    variables = host.variables_of(model)
     return MemoryReport(tuple(_row(v, reason_of(v, otherwise)) for v in variables))
 
 

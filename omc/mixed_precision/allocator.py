@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.formats import Format
+from omc.keras import host
 from omc.keras.nesting import nesting_of
 from omc.mixed_precision import limits, sensitivities, strategies
 from omc.mixed_precision.allocation import Allocation, AllocationRow, BudgetUse, pattern
@@ -256,9 +257,8 @@ def _bound(problem, found):
 
 
 def _check_model(model):
-    if not isinstance(model, tf.keras.Model):
-        raise InputTypeError("model", "a tf.keras.Model", type(model).__name__)
-    if not model.built or not model.variables:
+    host.check_model(model)
+    if not model.built or not model.weights:
         raise ModelError(
             "model",
             "a built model",

@@ -4,8 +4,7 @@ import os
 
 from omc.errors import ArtifactError, InputError, InputTypeError
 from omc.formats import FP32
-from omc.keras import nesting, saving, wrapping
-from omc.keras.host import AutoCastVariable
+from omc.keras import host, nesting, saving, wrapping
 from omc.keras.variable import CompressedVariable
 from omc.policies import PlannedVariable, Policy, VariableSpec
 from omc.progressive import checks, contents, folders, parts, streams, upgrading, widths
@@ -164,7 +163,7 @@ class Receiver:
                 before = history.buffer(place)
                 upgrading.merge(part, entry, variable, targets[place], before)
         self._interrupted = None
-        _settle(self.model)
+        host.settle(self.model)
 
     def _check_order(self, part):
         """Raises for a part that is not the next of this chain."""
@@ -222,7 +221,7 @@ class Receiver:
                 trainable=original.trainable,
                 constraint=original.constraint,
                 seed=wrapping.rounding_seed(policy, index),
-                autocast=isinstance(original, AutoCastVariable),
+                autocast=host.autocasts(original),
             )
 
         plan = tuple(
@@ -240,7 +239,7 @@ class Receiver:
                 raise AssertionError(f"{variable.name} is not what the base says")
             if entry.codec is None:
                 variable.assign(raw[entry.place])
-        _settle(model)
+        host.settle(model)
 
     def _renew_plan(self, part):
         plan = []
@@ -249,11 +248,6 @@ class Receiver:
                 old = _planned(old.spec, nesting.stored_codec(variable), part.stage)
             plan.append(old)
         vars(self.model)["_omc_plan"] = tuple(plan)
-
-
-def _settle(model):
-    for layer in model._flatten_layers():  # As Keras' set_weights does.
-        layer.finalize_state()
 
 
 def _planned(spec, codec, stage):

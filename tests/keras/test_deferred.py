@@ -7,7 +7,7 @@ import tensorflow as tf
 import omc
 from omc.errors import InputError, ModelError
 from omc.keras import CompressedVariable
-from omc.keras.deferred import is_deferred
+from omc.keras.adapters import is_deferred
 
 L = tf.keras.layers
 RNG = np.random.default_rng(0)

@@ -1,9 +1,9 @@
 """Layers that are served as a whole, since their ops would ask for the kernel more than once.
 
 Recurrent layers read their kernels at every time step. Here these are decoded once for the
-sequence, and once more in backward, where the layer runs again (`omc.keras.repeat`); a penalty on a
-weight is served in the same way. A layer that would not do the same again (dropout in training, a
-state that is kept) runs once, and keeps its dense kernels until backward.
+sequence, and once more in backward, where the layer runs again (`omc.keras.rematerialization`). A
+layer that would not do the same again (dropout in training, a state that is kept) runs once, and
+keeps its dense kernels until backward.
 
 Importing this module makes the Keras classes below look for compressed variables at each call.
 """
@@ -14,26 +14,22 @@ import inspect
 
 import tensorflow as tf
 
+from omc.keras import host
+from omc.keras.adapters import obstacle
 from omc.keras.gradient import in_forward_mode
-from omc.keras.obstacles import obstacle
-from omc.keras.repeat import compressed, repeated, unique
+from omc.keras.rematerialization import compressed, repeated
 
 L = tf.keras.layers
 
 _RECURRENT = (L.RNN, L.SimpleRNN, L.LSTM, L.GRU, L.ConvLSTM1D, L.ConvLSTM2D, L.ConvLSTM3D)
 _CELLS = (L.SimpleRNNCell, L.LSTMCell, L.GRUCell)
-_OTHERS = (
-    L.DepthwiseConv1D,
-    L.SeparableConv1D,
-    L.LocallyConnected1D,
-    L.LocallyConnected2D,
-    L.PReLU,
-)
+_OTHERS = (L.DepthwiseConv1D, L.SeparableConv1D, L.PReLU)
+_KERAS_2 = ("LocallyConnected1D", "LocallyConnected2D")
 
 
 def _serve(layer, call, args, kwargs):
     """The layer's call with its compressed variables decoded once."""
-    mine = [variable for variable in compressed(layer.weights) if not variable.lent]
+    mine = [variable for variable in compressed(host.variables_of(layer)) if not variable.lent]
     if not mine:
         return call(layer, *args, **kwargs)
     bound = functools.partial(call, layer)
@@ -42,7 +38,7 @@ def _serve(layer, call, args, kwargs):
     forward = in_forward_mode(tensors, mine)
     if not forward and obstacle(layer, training=_training(call, layer, args, kwargs)) is None:
         ids = {id(variable) for variable in mine}
-        others = [v for v in unique(layer.trainable_weights) if id(v) not in ids]
+        others = [v for v in host.trainable_variables(layer) if id(v) not in ids]
         others = [v for v in others if not getattr(v, "lent", False)]
         return repeated(bound, args, kwargs, layer, variables=others, decoded=mine)
     with contextlib.ExitStack() as stack:
@@ -77,28 +73,8 @@ for _class in _RECURRENT:
     for _base in _class.__mro__:
         if issubclass(_base, L.RNN):
             _patch(_base)
-for _class in _CELLS + _OTHERS:
+for _class in (*_CELLS, *_OTHERS, *(getattr(L, name, L.PReLU) for name in _KERAS_2)):
     _patch(_class)
 for _class in L.Conv1D.__mro__:
-    if _class is not L.Layer:
+    if issubclass(_class, L.Layer) and _class is not L.Layer:
         _patch(_class, lambda layer: layer.groups > 1)
-
-
-def penalty(function, *args, **kwargs):
-    """function(*args), the loss that a regularizer adds; compressed arguments are dense only in it.
-
-    Args:
-        function: Gives a tensor; called again in backward.
-        *args: Its arguments, compressed variables among them.
-        **kwargs: More arguments.
-    """
-    mine = compressed(args)
-    if not mine or any(variable.lent for variable in mine):
-        return function(*args, **kwargs)
-    # One penalty after the other, or in a graph all their weights would be dense at once.
-    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    before = getattr(graph, "_omc_penalty", None)
-    loss = repeated(function, args, kwargs, decoded=mine, after=before, early=True)
-    if graph is not None and tf.is_tensor(loss):
-        graph._omc_penalty = loss
-    return loss

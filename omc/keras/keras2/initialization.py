@@ -23,8 +23,8 @@ import tensorflow as tf
 from omc.errors import ArtifactError, ModelError
 from omc.formats import FP32
 from omc.keras import wrapping
-from omc.keras.host import autocast_variable, base_layer_utils
-from omc.keras.places import Places
+from omc.keras.keras2.host import autocast_variable, base_layer_utils
+from omc.keras.keras2.references import References
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
 
@@ -279,7 +279,7 @@ def _finish(model, births):
         if id(variable) in born and planned.codec is None:
             births.unpack(variable)
     packed = [variable for variable in variables if id(variable) in born]
-    places = Places(model, packed)
+    places = References(model, packed)
     for variable in packed:
         variable.served = None  # Building a functional model calls its layers.
         places.replace(variable, variable)  # Which makes a penalty on it one that decodes.

@@ -10,7 +10,7 @@ import types
 import tensorflow as tf
 
 from omc.errors import InputTypeError
-from omc.keras.host import LossScaleOptimizer
+from omc.keras.keras2.host import LossScaleOptimizer
 from omc.keras.switching import all_bits
 from omc.keras.variable import CompressedVariable
 

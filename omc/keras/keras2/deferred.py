@@ -11,7 +11,7 @@ import functools
 import tensorflow as tf
 
 from omc.errors import ModelError
-from omc.keras.host import autocast_variable, in_layer_call
+from omc.keras.keras2.host import autocast_variable, in_layer_call
 
 _MARK = "_omc_deferred"
 _HOOKED = ("call", "build")  # Methods that Keras looks up on the instance.

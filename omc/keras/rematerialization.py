@@ -30,7 +30,7 @@ def repeated(call, args, kwargs, layer=None, variables=(), decoded=(), after=Non
         decoded: `CompressedVariable`s decoded once for each run; the call reads those dense values.
             The trainable ones get gradients; `variables` must not name them again.
         after: Tensor that has to be there before the forward decodes; by default an argument.
-        early: Whether the gradient depends on nothing, see `omc.keras.late`.
+        early: Whether the gradient depends on nothing, see `omc.keras.penalty_order`.
 
     Returns:
         As `call` returns.
@@ -38,7 +38,7 @@ def repeated(call, args, kwargs, layer=None, variables=(), decoded=(), after=Non
     arguments = _Flat((args, kwargs))
     inputs, variables, decoded = arguments.floats, list(variables), list(decoded)
     after = after if after is not None or not inputs else inputs[0]
-    context = _Context(layer)
+    context = host.Call(layer)
     pattern = []  # The structure of the results, once they are known.
 
     def run(inputs, values):
@@ -110,42 +110,6 @@ def _read(value):
     """A plain variable's value now, which the second run has to see too; others as they are."""
     plain = isinstance(value, tf.Variable) and not isinstance(value, CompressedVariable)
     return tf.convert_to_tensor(value) if plain else value
-
-
-class _Context:
-    """What a Keras layer's call sees around it, and the losses that it adds on the way."""
-
-    def __init__(self, layer):
-        self._layer = layer
-        self._calling = host.LayerCall(layer)
-        self._layers = [] if layer is None else list(layer._flatten_layers())
-        self._autograph = tf.__internal__.autograph.control_status_ctx()
-
-    def run(self, call, args, kwargs):
-        """(result, losses added), the losses taken out of the layers."""
-        before = [len(layer._eager_losses) for layer in self._layers]
-        if self._layer is not None:  # As Keras does, and also where no AutoGraph runs any more.
-            call = tf.__internal__.autograph.tf_convert(call, self._autograph)
-        result = call(*args, **kwargs)
-        added = []
-        for layer, count in zip(self._layers, before):
-            added.append(list(layer._eager_losses[count:]))
-            del layer._eager_losses[count:]
-        return result, added
-
-    def replace_losses(self, added):
-        """Gives the layers the losses of the first run, now with their gradients."""
-        for layer, losses in zip(self._layers, added):
-            layer._eager_losses.extend(losses)
-
-    @contextlib.contextmanager
-    def again(self):
-        """Context for the second run, long after the layer's __call__ has ended."""
-        if self._layer is None:
-            yield
-            return
-        with self._calling.again(), self._calling.autocast():
-            yield
 
 
 def unique(variables):

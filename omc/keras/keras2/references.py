@@ -5,14 +5,14 @@ from collections.abc import MutableMapping, MutableSequence
 
 import tensorflow as tf
 
-from omc.keras.host import Node
-from omc.keras.whole import penalty
+from omc.keras.keras2.host import Node
+from omc.keras.penalties import penalty
 
 _Reference = tf.__internal__.tracking.TrackableReference
 _LEAVES = (str, int, float, bool, type(None), tf.Module)  # The walk need not look inside.
 
 
-class Places:
+class References:
     """Every place in which a model's layers refer to its variables.
 
     Found are attributes of layers and modules, lists, dicts, tuples and partials in them however
@@ -97,3 +97,28 @@ def _rebuilt(value, original, other, done):
             new = type(value)(new)
     done[id(value)] = value, new  # With the old one, so that its id is not given again.
     return new
+
+
+def prepare(model):
+    """Has a model forget what it cached of its variables: masks of cells, from when it was built.
+
+    tf.Module cannot walk over those of loops.
+    """
+    for layer in model._flatten_layers():
+        if hasattr(layer, "reset_recurrent_dropout_mask"):
+            layer.reset_recurrent_dropout_mask()
+            layer.reset_dropout_mask()
+
+
+def finish(model):
+    """What is due once a model's variables are compressed: nothing in Keras 2."""
+
+
+def strategy_of(model):
+    """The tf.distribute strategy that a model was made under, or None."""
+    return getattr(model, "_distribution_strategy", None)
+
+
+def is_in_use(optimizer):
+    """Whether an optimizer has slots of the variables already."""
+    return getattr(optimizer, "_built", False)

@@ -1,0 +1,49 @@
+"""What depends on the Keras in use and on compressed variables at once, by one set of names.
+
+    References, prepare, finish             how a model holds its variables, and lets go of them
+    strategy_of, is_in_use                  what keeps a model from being wrapped
+    defer, is_deferred                      models that are not built yet
+    obstacle                                what keeps a layer from running twice
+    slim, refuse_legacy, build_optimizer    optimizers
+
+`omc.keras.host` has what needs no compressed variable.
+"""
+
+from omc.keras.versions import MAJOR
+
+if MAJOR == 2:
+    from omc.keras.keras2.deferred import defer, is_deferred
+    from omc.keras.keras2.optimizers import refuse_legacy, slim
+    from omc.keras.keras2.references import (
+        References,
+        finish,
+        is_in_use,
+        prepare,
+        strategy_of,
+    )
+    from omc.keras.keras2.repeatability import obstacle
+else:
+    import omc.keras.keras3.einsum  # noqa: F401 - which meets compressed kernels
+    from omc.keras.keras3.deferred import defer, is_deferred
+    from omc.keras.keras3.optimizers import refuse_legacy, slim
+    from omc.keras.keras3.references import (
+        References,
+        finish,
+        is_in_use,
+        prepare,
+        strategy_of,
+    )
+    from omc.keras.keras3.repeatability import obstacle
+
+__all__ = [
+    "References",
+    "defer",
+    "finish",
+    "is_deferred",
+    "is_in_use",
+    "obstacle",
+    "prepare",
+    "refuse_legacy",
+    "slim",
+    "strategy_of",
+]

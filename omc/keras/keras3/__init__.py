@@ -1,0 +1,1 @@
+"""The thin part for Keras 3 on TensorFlow."""

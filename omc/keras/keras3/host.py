@@ -1,0 +1,224 @@
+"""What OMC asks of Keras 3, and what it uses of it that is not public.
+
+A layer's weight is a `keras.Variable`, and the tf.Variable behind it is its `_value`. Keras takes
+any tf.Variable for that, so a `CompressedVariable` goes in as it is, and nothing in the model has
+to be found or replaced.
+
+Private names of Keras 3 stand in this file and in this folder alone, so that a release that moves
+one breaks here (tests/keras3/test_host.py says which).
+"""
+
+import contextlib
+import inspect
+import weakref
+
+import tensorflow as tf
+from keras.src import backend
+from keras.src.backend.common import global_state
+from keras.src.backend.common.variables import AutocastScope, get_autocast_scope
+
+from omc.keras.conversion import is_refused
+
+_CALL = "current_call_ctx"
+
+
+class StoredVariable(backend.Variable):
+    """A `keras.Variable` whose `_value` is a `CompressedVariable`; made of the one that was there.
+
+    Attributes:
+        served: As `CompressedVariable.served`.
+    """
+
+    @property
+    def served(self):
+        """As the attribute says."""
+        return self._value.served
+
+    @served.setter
+    def served(self, way):
+        self._value.served = way
+
+    def __tf_tensor__(self, dtype=None, name=None):
+        if is_refused(self):
+            raise TypeError(
+                f"The compressed variable {self.path!r} has no implicit tensor. Tip: in a raw op, "
+                "pass variable.value.read_value()."
+            )
+        return tf.convert_to_tensor(_dense(self), dtype)
+
+    def numpy(self):
+        """Dense value as a numpy array (eager only)."""
+        return self._value.numpy()
+
+    def __array__(self, dtype=None):
+        return self._value.numpy().astype(dtype or self._value.dtype.as_numpy_dtype)
+
+    def __repr__(self):
+        fmt = getattr(self._value.codec, "codec", self._value.codec).format.name
+        return f"<omc.StoredVariable path={self.path}, shape={tuple(self.shape)}, format={fmt}>"
+
+
+class Cast:
+    """A compressed variable as autocast reads it: in another float dtype, not yet decoded.
+
+    Attributes:
+        variable: `CompressedVariable`.
+        dtype: tf.DType that reads have.
+    """
+
+    def __init__(self, variable, dtype):
+        self.variable, self.dtype = variable, tf.as_dtype(dtype)
+        self.shape = variable.shape
+        self.ndim = self.shape.rank
+
+    def __tf_tensor__(self, dtype=None, name=None):
+        if is_refused(self):
+            raise TypeError(f"The compressed variable {self.variable.name!r} has no tensor.")
+        return tf.convert_to_tensor(_dense(self), dtype)
+
+
+HOLDERS = (StoredVariable, Cast)
+"""Classes of objects that stand for a compressed variable."""
+
+
+def held(value):
+    """The variable that one of `HOLDERS` stands for, and the dtype that it is read in."""
+    if isinstance(value, Cast):
+        return value.variable, value.dtype
+    return value._value, tf.as_dtype(value.dtype)
+
+
+def _dense(value):
+    variable, dtype = held(value)
+    dense = variable.read_value()
+    return dense if dtype == dense.dtype else tf.cast(dense, dtype)
+
+
+def passed_on(op, args, kwargs):
+    """Result of an op that only hands a variable on (cast, shape, gather), or None."""
+    name = op.__name__
+    if name == "cast":
+        named = inspect.signature(op).bind(*args, **kwargs).arguments
+        value, dtype = named["x"], tf.as_dtype(named["dtype"])
+        variable = held(value)[0] if isinstance(value, HOLDERS) else value
+        if variable.lent or not dtype.is_floating:
+            return None
+        return variable if dtype == variable.dtype else Cast(variable, dtype)
+    if name in ("shape", "shape_v2"):
+        value = args[0] if args else kwargs["input"]
+        return tf.constant(value.shape.as_list(), kwargs.get("out_type") or tf.int32)
+    if name in ("gather", "gather_v2", "embedding_lookup"):
+        first = args[0] if args else kwargs.get("params")
+        if isinstance(first, HOLDERS):
+            variable, dtype = held(first)
+            rows = op(variable, *args[1:], **{k: v for k, v in kwargs.items() if k != "params"})
+            return rows if dtype == rows.dtype else tf.cast(rows, dtype)
+    return None
+
+
+def compute_dtype():
+    """None: Keras casts what it reads by itself."""
+    return None
+
+
+def in_layer_call():
+    """Whether a layer's `call` is running."""
+    return global_state.get_global_attribute(_CALL) is not None
+
+
+def layers_of(layer):
+    """A layer or model and all that it holds, each once, in the order in which it holds them.
+
+    (Keras 3's own walk turns the order of inner layers around.)
+    """
+    found, stack = {}, [layer]
+    while stack:
+        current = stack.pop()
+        if id(current) not in found:
+            found[id(current)] = current
+            stack.extend(reversed(current._layers))
+    return list(found.values())
+
+
+def variables_of(model):
+    """The tf.Variables behind a model's weights, each once, in the order of `model.weights`.
+
+    Each knows the `keras.Variable` that holds it, see `omc.policies.VariableSpec`.
+    """
+    return _values(model.weights)
+
+
+def trainable_variables(layer):
+    """The tf.Variables behind a layer's trainable weights, each once: a list."""
+    return _values(layer.trainable_weights)
+
+
+def own_variables(layer):
+    """tf.Variables behind the weights that a layer holds itself, trainable ones first: a list."""
+    held_here = [*layer._trainable_variables, *layer._non_trainable_variables]
+    return _values(v for v in held_here if not _is_seed(v))
+
+
+def _is_seed(variable):
+    return variable.path.endswith("seed_generator_state")
+
+
+def _values(holders):
+    found = {}
+    for holder in holders:
+        value = holder._value
+        value._omc_holder = weakref.ref(holder)
+        found.setdefault(id(value), value)
+    return list(found.values())
+
+
+def autocasts(variable):
+    """Whether a variable itself casts what is read under mixed precision: Keras does."""
+    return False
+
+
+def settle(model):
+    """Has layers compute what they cache of their weights (Normalization), as loading does."""
+    for layer in model._flatten_layers():
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+
+
+class Call:
+    """What a layer's call sees around it, and the losses that it adds on the way.
+
+    Args:
+        layer: Keras layer, or None for a call of no layer.
+    """
+
+    def __init__(self, layer):
+        self._layers = [] if layer is None else layer._flatten_layers()
+        self._calling = global_state.get_global_attribute(_CALL)
+        scope = get_autocast_scope()
+        self._dtype = None if scope is None else scope.dtype
+
+    def run(self, call, args, kwargs):
+        """(result, losses added), the losses taken out of the layers."""
+        before = [len(layer._losses) for layer in self._layers]
+        result = call(*args, **kwargs)
+        added = []
+        for layer, count in zip(self._layers, before):
+            added.append(list(layer._losses[count:]))
+            del layer._losses[count:]
+        return result, added
+
+    def replace_losses(self, added):
+        """Gives the layers the losses of the first run, now with their gradients."""
+        for layer, losses in zip(self._layers, added):
+            layer._losses.extend(losses)
+
+    @contextlib.contextmanager
+    def again(self):
+        """Context for the second run, long after the layer's __call__ has ended."""
+        before = global_state.get_global_attribute(_CALL)
+        global_state.set_global_attribute(_CALL, self._calling)
+        try:
+            with AutocastScope(self._dtype):
+                yield
+        finally:
+            global_state.set_global_attribute(_CALL, before)
