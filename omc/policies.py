@@ -28,16 +28,19 @@ class VariableSpec(NamedTuple):
     """What a policy looks at in a variable.
 
     Attributes:
-        name: Name without ":0", for example "dense/kernel".
+        name: Name without ":0", for example "dense/kernel"; of Keras 3 its path.
         shape: Tuple of ints.
         dtype: tf.DType.
         trainable: Whether gradients update it.
+        alias: Another name that patterns may match: of Keras 3 the path without its first part,
+            which can be the model's name ("sequential_3/dense/kernel"); "" for none.
     """
 
     name: str
     shape: tuple
     dtype: tf.DType
     trainable: bool
+    alias: str = ""
 
     @classmethod
     def of(cls, variable):
@@ -45,7 +48,13 @@ class VariableSpec(NamedTuple):
         holder = getattr(variable, "_omc_holder", lambda: None)()  # See `omc.keras.keras3.host`.
         name = variable.name.split(":")[0] if holder is None else holder.path
         trainable = variable.trainable if holder is None else holder.trainable
-        return cls(name, tuple(variable.shape), variable.dtype, bool(trainable))
+        alias = "" if holder is None else name.partition("/")[2]
+        return cls(name, tuple(variable.shape), variable.dtype, bool(trainable), alias)
+
+    def matches(self, pattern):
+        """Whether a glob pattern means this variable."""
+        names = (self.name, self.alias) if self.alias else (self.name,)
+        return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
     @property
     def dense_bytes(self):
@@ -170,7 +179,7 @@ class Policy:
         """
         names = [spec.name for spec in specs]
         for pattern in self.overrides:
-            if not fnmatch.filter(names, pattern):
+            if not any(spec.matches(pattern) for spec in specs):
                 raise InputError(
                     "overrides",
                     "patterns that match a variable",
@@ -208,7 +217,7 @@ class Policy:
         """
         transform = self.transform is not None
         for pattern, fmt in self.overrides.items():
-            if fnmatch.fnmatchcase(spec.name, pattern):
+            if spec.matches(pattern):
                 if spec.dtype != tf.float32 and not fmt.is_fp32:
                     raise InputError(
                         "overrides",

@@ -2,18 +2,13 @@
 
 from omc.keras.calibration import calibrate, nest
 from omc.keras.exporting import export
+from omc.keras.initialization import init_compressed
 from omc.keras.nesting import at_width
 from omc.keras.recompute import recompute
 from omc.keras.saving import load, save
 from omc.keras.switching import Switching
 from omc.keras.variable import CompressedVariable
-from omc.keras.versions import MAJOR
 from omc.keras.wrapping import wrap
-
-if MAJOR == 2:
-    from omc.keras.keras2.initialization import init_compressed
-else:
-    from omc.keras.keras3.initialization import init_compressed
 
 __all__ = [
     "CompressedVariable",

@@ -4,7 +4,9 @@
     strategy_of, is_in_use                  what keeps a model from being wrapped
     defer, is_deferred                      models that are not built yet
     obstacle                                what keeps a layer from running twice
-    slim, refuse_legacy, build_optimizer    optimizers
+    weights_made_by, unpack                 weights that are compressed as they are made
+    slim                                    optimizers
+    training                                what a training step asks of a compiled model
 
 `omc.keras.host` has what needs no compressed variable.
 """
@@ -12,8 +14,9 @@
 from omc.keras.versions import MAJOR
 
 if MAJOR == 2:
+    from omc.keras.keras2 import training
     from omc.keras.keras2.deferred import defer, is_deferred
-    from omc.keras.keras2.optimizers import refuse_legacy, slim
+    from omc.keras.keras2.optimizers import slim
     from omc.keras.keras2.references import (
         References,
         finish,
@@ -22,10 +25,12 @@ if MAJOR == 2:
         strategy_of,
     )
     from omc.keras.keras2.repeatability import obstacle
+    from omc.keras.keras2.weights import unpack, weights_made_by
 else:
     import omc.keras.keras3.einsum  # noqa: F401 - which meets compressed kernels
+    from omc.keras.keras3 import training
     from omc.keras.keras3.deferred import defer, is_deferred
-    from omc.keras.keras3.optimizers import refuse_legacy, slim
+    from omc.keras.keras3.optimizers import slim
     from omc.keras.keras3.references import (
         References,
         finish,
@@ -34,6 +39,7 @@ else:
         strategy_of,
     )
     from omc.keras.keras3.repeatability import obstacle
+    from omc.keras.keras3.weights import unpack, weights_made_by
 
 __all__ = [
     "References",
@@ -43,7 +49,9 @@ __all__ = [
     "is_in_use",
     "obstacle",
     "prepare",
-    "refuse_legacy",
     "slim",
     "strategy_of",
+    "training",
+    "unpack",
+    "weights_made_by",
 ]

@@ -38,9 +38,9 @@ def widths(model, variables, highest, bits):
 
 
 def names_of(model, variables):
-    """(name of the variable, name of the layer that owns it) of each variable."""
+    """(spec of the variable, name of the layer that owns it) of each variable."""
     held = owners(model)
-    return [(VariableSpec.of(variable).name, held[id(variable)].name) for variable in variables]
+    return [(VariableSpec.of(variable), held[id(variable)].name) for variable in variables]
 
 
 def _named(model, variables, highest, bits):
@@ -50,13 +50,13 @@ def _named(model, variables, highest, bits):
             raise InputTypeError("bits", "names of variables or layers, or patterns", pattern)
         if isinstance(width, bool) or not isinstance(width, numbers.Integral):
             raise InputTypeError("bits", f"an integer for {pattern!r}", width)
-    for both in names:
-        fitting = [p for p in bits if any(fnmatch.fnmatchcase(name, p) for name in both)]
+    for spec, layer in names:
+        fitting = [p for p in bits if spec.matches(p) or fnmatch.fnmatchcase(layer, p)]
         matched.update(fitting)
         found.append(int(bits[fitting[0]]) if fitting else highest)
     for pattern in bits:
         if pattern not in matched:
-            known = ", ".join(repr(name) for name, _ in names)
+            known = ", ".join(repr(spec.name) for spec, _ in names)
             tip = "matrices that omc.nest(fixed=...) keeps fixed have no width to choose."
             raise InputError("bits", f"names or patterns that match one of {known}", pattern, tip)
     return tuple(found)

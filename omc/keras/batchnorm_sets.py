@@ -8,6 +8,7 @@ import contextlib
 
 import tensorflow as tf
 
+from omc.keras import host
 from omc.keras.batchnorm_statistics import STATISTICS, called_through
 from omc.keras.wrapping import give_reason
 
@@ -60,27 +61,20 @@ class BatchNormSets:
     def _sort(self):
         """Puts added variables in one order, however widths came: Keras' files go by places."""
         places = {id(variable): place for place, variable in enumerate(self.added_variables())}
-        for held in (self.layer._trainable_weights, self.layer._non_trainable_weights):
-            held.sort(key=lambda variable: places.get(id(variable), -1))
+        for held in host.own_weights(self.layer):
+            held.sort(key=lambda weight: places.get(id(host.value_of(weight)), -1))
 
     def _copy(self, name, bits, original):
-        # The scope is for people; checkpoints know the weight by its name within the layer.
-        with tf.init_scope(), tf.name_scope(self.layer.name):
-            copy = self.layer.add_weight(
-                name=f"{name}_{bits}bit",
-                shape=original.shape,
-                dtype=original.dtype,
-                initializer=tf.constant_initializer(original.numpy()),
-                trainable=original.trainable and name in _SCALES,
-                experimental_autocast=False,
-            )
-        give_reason(copy, f"BatchNorm set of {bits} bits")
+        trainable = original.trainable and name in _SCALES
+        copy = host.add_weight(self.layer, f"{name}_{bits}bit", original.numpy(), trainable)
+        give_reason(host.value_of(copy), f"BatchNorm set of {bits} bits")
         return copy
 
     def added_variables(self):
         """The variables of all sets but the first, which are the layer's own; the highest first."""
         added = sorted(self.widths[1:], reverse=True)
-        return [self._sets[bits][name] for bits in added for name in self._names]
+        held = [self._sets[bits][name] for bits in added for name in self._names]
+        return [host.value_of(weight) for weight in held]
 
     def use(self, bits):
         """Has the layer use a width's set."""

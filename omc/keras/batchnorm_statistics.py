@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from omc.errors import InputError, ModelError
+from omc.keras import host
 from omc.keras.calibration_data import values
 from omc.keras.owners import every_layer
 from omc.keras.readings import eagerly
@@ -240,6 +241,7 @@ def others_unchanged(model, layers):
     """
     statistics = {id(getattr(layer, name)) for layer in layers for name in STATISTICS}
     held = [v for v in [*model.variables, *_states(model)] if id(v) not in statistics]
+    held = [host.value_of(weight) for weight in held]
     held = [variable.buffer if hasattr(variable, "codec") else variable for variable in held]
     before = [variable.numpy() for variable in held]
     try:

@@ -1,7 +1,6 @@
 """nest() and calibrate(): prepare a Keras model to be read, and trained, at many widths."""
 
 import contextlib
-import fnmatch
 import numbers
 from collections.abc import Mapping, Sequence
 
@@ -323,9 +322,9 @@ def _not_matching(places, specs, fixed):
         raise InputTypeError("fixed", "a sequence of glob patterns", fixed)
     names = [specs[place].name for place in places]
     for pattern in fixed:
-        if not fnmatch.filter(names, pattern):
+        if not any(specs[place].matches(pattern) for place in places):
             raise InputError("fixed", f"patterns that match one of {names}", pattern)
-    return [p for p in places if not any(fnmatch.fnmatchcase(specs[p].name, f) for f in fixed)]
+    return [p for p in places if not any(specs[p].matches(pattern) for pattern in fixed)]
 
 
 def _end(variable, fmt, widths):

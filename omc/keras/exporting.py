@@ -82,16 +82,15 @@ def _traced(model):
 
 
 def _input_specs(model):
-    spec = model.save_spec()
-    if spec is None:
+    specs = host.input_specs(model)
+    if specs is None:
         raise ModelError(
             "model",
             "a model whose inputs are known",
             f"{model.name!r}, which has not been called yet",
             "call the model on a batch first.",
         )
-    args, kwargs = spec
-    return list(args), dict(kwargs)
+    return specs
 
 
 def _named(spec, index, taken):

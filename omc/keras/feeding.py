@@ -5,6 +5,7 @@ a width after; n widths make n^2 sets. Ours is n: a set belongs to the width of 
 whose output the statistics are of.
 """
 
+from omc.keras import host
 from omc.keras.owners import every_layer, owned
 
 
@@ -35,15 +36,11 @@ def _along_graph(layer, places, otherwise):
     """The nearest feeder back along Keras' nodes; `otherwise` where they lead to none."""
     seen, front = {id(layer)}, [layer]
     while front:
-        behind = [
-            node.layer
-            for current in front
-            for inbound in current.inbound_nodes
-            for node in inbound.parent_nodes
-        ]
+        behind = [found for current in front for found in host.layers_before(current)]
         front = list({id(found): found for found in behind if id(found) not in seen}.values())
         seen.update(map(id, front))
-        found = [places[id(v)] for found in front for v in found.weights if id(v) in places]
+        weights = [variable for found in front for variable in host.variables_of(found)]
+        found = [places[id(variable)] for variable in weights if id(variable) in places]
         if found:
             return max(found)
     return otherwise

@@ -37,7 +37,8 @@ import tensorflow as tf
 
 from omc import nested
 from omc.errors import InputError, ModelError
-from omc.keras.adapters import refuse_legacy, slim
+from omc.keras import host
+from omc.keras.adapters import training
 from omc.keras.gradient import read
 from omc.keras.switching import PASSES, Draw, SwitchedCodec, plain_codec
 
@@ -61,7 +62,7 @@ def joint_train_step(model, state):
     """
 
     def train_step(data):
-        if type(model).train_step is not tf.keras.Model.train_step:
+        if training.has_own_step(model):
             raise ModelError(
                 "model",
                 "a model with Keras' own train_step, for fit()",
@@ -69,7 +70,8 @@ def joint_train_step(model, state):
                 "take your own step inside omc.at_width(model, bits), for each width.",
             )
         x, y, weights = tf.keras.utils.unpack_x_y_sample_weight(data)
-        _build_optimizer(model)
+        # All slots at once: a width's step knows the variables of its set only.
+        training.build_optimizer(model)
         before, teacher, last = state.bits, None, []
         try:
             for bits in _passes(model, state):
@@ -84,7 +86,7 @@ def joint_train_step(model, state):
             state.use(before)
         with tf.control_dependencies(last):
             _round_anew(state)
-        logs["loss"] = model.compiled_loss.metrics[0].result()
+        logs["loss"] = training.logged_loss(model)
         return logs
 
     train_step.autograph_info__ = None  # AutoGraph leaves it alone, and converts the layers.
@@ -105,8 +107,7 @@ def _passes(model, state):
     widths, switching = state.options.widths, state.options.switching
     if switching is None:
         return widths
-    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    return widths[0], switching.draw(widths, inner.iterations), widths[-1]
+    return widths[0], switching.draw(widths, training.iterations(model)), widths[-1]
 
 
 @contextlib.contextmanager
@@ -121,7 +122,7 @@ def _using(state, bits):
 
 def _step(model, state, x, y, sample_weights, teacher):
     """A step at the width in use: (outputs, tensors that are there once it is done)."""
-    trainable = {id(variable) for variable in model.trainable_variables}
+    trainable = {id(variable) for variable in host.trainable_variables(model)}
     learning = [variable for variable in state.variables if id(variable) in trainable]
     tables = [state.tables[id(v)] for v in learning if id(v) in state.tables]
     scales = [*tables, *(variable.learned_scale for variable in learning)]
@@ -131,14 +132,14 @@ def _step(model, state, x, y, sample_weights, teacher):
     with tf.GradientTape() as tape:
         tape.watch(scales)
         outputs = model(x, training=True)
-        loss = model.compute_loss(x, y, outputs, sample_weights)
+        loss = training.loss_of(model, x, y, outputs, sample_weights)
         if teacher is not None and state.options.distillation:
             distance = _cross_entropy(model, teacher, outputs, sample_weights)
             loss = tf.cast(loss, tf.float32)  # Of a 16 bit output it has 16 bits.
             loss = (1.0 - state.options.distillation) * loss + state.options.distillation * distance
     sources = [*model.trainable_variables, *scales]
-    pairs = model.optimizer.compute_gradients(loss, sources, tape)
-    count = len(sources) - len(scales)
+    gradients = training.gradients_of(model, loss, sources, tape)
+    pairs, count = list(zip(gradients, sources)), len(sources) - len(scales)
     # Decay, averages and constraints are of what is stored. And without `loss` to wait for, the end
     # of the data would be counted as a step.
     with state.all_bits(), tf.control_dependencies([loss]):
@@ -151,7 +152,7 @@ def _step(model, state, x, y, sample_weights, teacher):
 def _move_scales(model, state, gradients):
     """Steps of the scales of the width in use; returns their operations or tensors."""
     highest, moves, sizes = state.options.widths[0], [], []
-    rate = tf.convert_to_tensor(_learning_rate(model), tf.float32)
+    rate = tf.convert_to_tensor(training.learning_rate(model), tf.float32)
     for variable in state.variables:
         gradient = gradients.get(id(variable.learned_scale))
         if gradient is None:
@@ -300,19 +301,3 @@ def _last_activation(model):
     if isinstance(last, tf.keras.layers.Softmax):
         return tf.keras.activations.softmax
     return getattr(last, "activation", None)
-
-
-def _build_optimizer(model):
-    """Makes the slots of all trainable variables: a width's step knows those of its set only."""
-    optimizer = model.optimizer
-    if isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer):
-        refuse_legacy(optimizer)
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if not getattr(inner, "_built", False):
-        slim(inner)
-        with tf.init_scope():
-            inner.build(model.trainable_variables)
-
-
-def _learning_rate(model):
-    return getattr(model.optimizer, "inner_optimizer", model.optimizer).learning_rate

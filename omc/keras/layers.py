@@ -25,6 +25,7 @@ _RECURRENT = (L.RNN, L.SimpleRNN, L.LSTM, L.GRU, L.ConvLSTM1D, L.ConvLSTM2D, L.C
 _CELLS = (L.SimpleRNNCell, L.LSTMCell, L.GRUCell)
 _OTHERS = (L.DepthwiseConv1D, L.SeparableConv1D, L.PReLU)
 _KERAS_2 = ("LocallyConnected1D", "LocallyConnected2D")
+_KERAS_3 = ("EinsumDense", "Embedding")
 
 
 def _serve(layer, call, args, kwargs):
@@ -52,6 +53,10 @@ def _training(call, layer, args, kwargs):
     return bound.arguments.get("training")
 
 
+def _has_lora(layer):
+    return getattr(layer, "lora_enabled", False)
+
+
 def _patch(cls, applies=lambda layer: True):
     """Has `cls` serve its compressed variables in `call`, as the class itself defines it."""
     original = cls.__dict__.get("call")
@@ -75,6 +80,7 @@ for _class in _RECURRENT:
             _patch(_base)
 for _class in (*_CELLS, *_OTHERS, *(getattr(L, name, L.PReLU) for name in _KERAS_2)):
     _patch(_class)
-for _class in L.Conv1D.__mro__:
+for _class in (*L.Conv1D.__mro__, L.Dense, *(getattr(L, name, L.Dense) for name in _KERAS_3)):
     if issubclass(_class, L.Layer) and _class is not L.Layer:
-        _patch(_class, lambda layer: layer.groups > 1)
+        # A kernel of groups, or with a low-rank update on top, is no plain operand of an op.
+        _patch(_class, lambda layer: getattr(layer, "groups", 1) > 1 or _has_lora(layer))

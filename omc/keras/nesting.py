@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 from typing import Optional
 
+import numpy as np
 import tensorflow as tf
 
 from omc import nested
@@ -225,8 +226,8 @@ def detach(model):
         if sets.widths:
             sets.use(sets.widths[0])
     for layer in every_layer(model):
-        for held in (layer._trainable_weights, layer._non_trainable_weights):
-            held[:] = [variable for variable in held if id(variable) not in added]
+        for held in host.own_weights(layer):
+            held[:] = [weight for weight in held if id(host.value_of(weight)) not in added]
     del vars(model)["train_step"], vars(model)["make_train_function"]
 
 
@@ -239,16 +240,9 @@ def add_tables(model, state, variables):
         while (owner.name, name) in names:  # Checkpoints know one weight by it.
             name += "_"
         names.add((owner.name, name))
-        # The scope is for people; checkpoints know the weight by its name within the layer.
-        with tf.name_scope(owner.name):
-            table = state.tables[id(variable)] = owner.add_weight(
-                name=name,
-                shape=(variable.codec.format.bits + 1, 2),
-                dtype=tf.float32,
-                initializer="ones",
-                trainable=False,
-                experimental_autocast=False,
-            )
+        ones = np.ones((variable.codec.format.bits + 1, 2), np.float32)
+        table = host.value_of(host.add_weight(owner, name, ones, trainable=False))
+        state.tables[id(variable)] = table
         wrapping.give_reason(table, "quantizers of activations")
 
 

@@ -1,9 +1,12 @@
 """Which layer holds a weight, also where a plain `tf.Module` stands between the two.
 
-Keras counts the weights of modules in a layer to the layer, but its walks over layers stop at them.
+Keras 2 counts the weights of modules in a layer to the layer, but its walks over layers stop at
+them.
 """
 
 import tensorflow as tf
+
+from omc.keras import host
 
 _Layer = tf.keras.layers.Layer
 
@@ -18,9 +21,9 @@ def every_layer(model):
         List of layers, each once, in the order in which the model holds them.
     """
     found = {}
-    for layer in model._flatten_layers():
+    for layer in host.layers_of(model):
         found[id(layer)] = layer
-        for module in _modules(layer):
+        for module in host.modules_of(layer):
             inner = [part for part in module.submodules if isinstance(part, _Layer)]
             found.update({id(part): part for part in inner if id(part) not in found})
     return list(found.values())
@@ -28,8 +31,8 @@ def every_layer(model):
 
 def owned(layer):
     """Weights that a layer holds itself or in plain modules, not those of layers in it: a list."""
-    held = [*layer._trainable_weights, *layer._non_trainable_weights]
-    for module in _modules(layer):
+    held = host.own_variables(layer)
+    for module in host.modules_of(layer):
         inside = [part for part in module.submodules if isinstance(part, _Layer)]
         theirs = {id(weight) for part in inside for weight in part.weights}
         held += [weight for weight in module.variables if id(weight) not in theirs]
@@ -43,9 +46,3 @@ def owners(model):
         for weight in owned(layer):
             found.setdefault(id(weight), layer)
     return found
-
-
-def _modules(layer):
-    """Modules that a layer holds and that are no layers."""
-    held = layer._flatten_modules(recursive=False, include_self=False)
-    return [module for module in held if not isinstance(module, _Layer)]

@@ -74,7 +74,8 @@ def trained_at_all_widths(model, reading):
 
     def make_train_function(force=False):
         if model.train_function is None or force:
-            function = type(model).make_train_function(model, force=True)
+            type(model).make_train_function(model, force=True)
+            function = model.train_function
 
             def train_function(iterator):
                 with reading.being(None):

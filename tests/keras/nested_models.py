@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 import omc
+from omc.keras.host import variables_of
 from omc.keras.nesting import added_variables
 
 L = tf.keras.layers
@@ -42,8 +43,8 @@ def dense_copy(model):
     """A plain model with the weights as they are read now."""
     copy = network(any(isinstance(layer, L.BatchNormalization) for layer in model.layers))
     added = {id(variable) for variable in added_variables(model)}
-    own = [variable for variable in model.variables if id(variable) not in added]
-    for mine, theirs in zip(copy.variables, own):
+    own = [variable for variable in variables_of(model) if id(variable) not in added]
+    for mine, theirs in zip(variables_of(copy), own):
         mine.assign(theirs.numpy())
     for layer, mine in zip(model.layers, copy.layers):
         if isinstance(layer, L.BatchNormalization):  # Of the set in use.

@@ -8,6 +8,7 @@ import omc
 from omc.errors import ArtifactError, InputError
 from omc.formats import Format
 from omc.keras import CompressedVariable
+from omc.keras.host import variables_of
 
 L = tf.keras.layers
 RNG = np.random.default_rng(0)
@@ -25,7 +26,7 @@ def network(size=1.0, outputs=4):
         [tf.keras.Input((6,)), L.Dense(16, "relu"), L.LayerNormalization(), L.Dense(outputs)]
     )
     rng = np.random.default_rng(3)
-    for variable in model.variables:
+    for variable in variables_of(model):
         variable.assign(rng.normal(0, size, variable.shape))
     return model
 
@@ -33,12 +34,12 @@ def network(size=1.0, outputs=4):
 @pytest.mark.parametrize("name", FORMATS)
 def test_codes_are_those_of_compress_without_transform(name):
     plain = network(size=2.0)
-    dense = [v.numpy() for v in plain.variables]
+    dense = [v.numpy() for v in variables_of(plain)]
     policy = omc.Policy(name, transform=None, weight_matrices_only=False)
     model = omc.wrap(plain, policy)
-    packed = [v for v in model.variables if isinstance(v, CompressedVariable)]
+    packed = [v for v in variables_of(model) if isinstance(v, CompressedVariable)]
     assert len(packed) >= 5  # Biases and normalizations too; a bias of 4 may be too small to gain.
-    dense = dict(zip([v.name for v in model.variables], dense))
+    dense = dict(zip([v.name for v in variables_of(model)], dense))
     for variable in packed:
         bare = omc.compress(dense[variable.name], name, transform=None)
         np.testing.assert_array_equal(variable.buffer, bare.buffer)
@@ -48,7 +49,7 @@ def test_codes_are_those_of_compress_without_transform(name):
 def test_bare_codes_are_a_trailer_shorter_and_the_report_says_why():
     with_transform = omc.wrap(network(), omc.Policy("INT8"))
     without = omc.wrap(network(), omc.Policy("INT8", transform="none"))
-    for ours, theirs in zip(without.variables, with_transform.variables):
+    for ours, theirs in zip(variables_of(without), variables_of(with_transform)):
         if isinstance(ours, CompressedVariable):
             assert ours.nbytes == theirs.nbytes - 8
     assert "quantized without transform" in str(omc.memory_report(without))
@@ -96,7 +97,7 @@ def test_saved_loaded_and_exported_as_they_stand(tmp_path):
     omc.save(model, tmp_path / "bare.omc")
     for other in (network(2.0), omc.wrap(network(2.0), policy)):
         omc.load(tmp_path / "bare.omc", other)
-        for ours, theirs in zip(other.variables, model.variables):
+        for ours, theirs in zip(variables_of(other), variables_of(model)):
             if isinstance(theirs, CompressedVariable):
                 np.testing.assert_array_equal(ours.buffer, theirs.buffer)
                 assert ours.codec == theirs.codec and not ours.codec.transform

@@ -11,6 +11,7 @@ import models
 import omc
 from omc.errors import ArtifactError, InputError, ModelError
 from omc.keras import CompressedVariable
+from omc.keras.host import variables_of
 from omc.measurement import measure_peak
 from tests.own_process import heap_peaks
 
@@ -39,7 +40,7 @@ def stored(model):
     """What each variable is: kind, bytes, stream of rounding, reason."""
     rows = omc.memory_report(model).rows
     found = []
-    for variable, row in zip({id(v): v for v in model.variables}.values(), rows):
+    for variable, row in zip({id(v): v for v in variables_of(model)}.values(), rows):
         packed = isinstance(variable, CompressedVariable)
         value = variable.buffer if packed else variable
         stream = packed and variable._stream is not None and int(variable._stream)
@@ -65,7 +66,7 @@ CASES = [(name, "partial") for name in ZOO] + [("conformer", name) for name in P
 def test_the_same_bits_as_wrap(name, policy):
     wrapped, born = both(ZOO[name], POLICIES[policy])
     assert stored(born) == stored(wrapped)
-    assert any(isinstance(v, CompressedVariable) for v in born.variables)
+    assert any(isinstance(v, CompressedVariable) for v in variables_of(born))
 
 
 class Bare(L.Layer):
@@ -73,7 +74,7 @@ class Bare(L.Layer):
 
     def build(self, shape):
         self.own = tf.Variable(tf.random.normal([shape[-1], 6]), name="own")
-        self.kernel = self.add_weight("kernel", [6, 5], regularizer="l2")
+        self.kernel = self.add_weight(name="kernel", shape=[6, 5], regularizer="l2")
         super().build(shape)
 
     def call(self, x):
@@ -125,7 +126,7 @@ def test_it_trains_as_a_wrapped_one(name, fraction):
 
 def test_weights_that_are_set_inside_are_packed_anew(tmp_path):
     plain = bare()
-    for weight in plain.weights:
+    for weight in variables_of(plain):
         weight.assign(weight * 7.0 + 1.0)  # Far from what was initialised.
     plain.save_weights(tmp_path / "m.weights.h5")
     for fraction in (1.0, 0.5):
@@ -161,12 +162,12 @@ def test_layers_that_were_there_are_packed_with_the_others():
     base.build([None, 4])
     with omc.init_compressed("INT8"):
         born = build(base)
-    assert [type(v) is CompressedVariable for v in born.weights] == [True, False, True, False]
+    assert [type(v) is CompressedVariable for v in variables_of(born)] == [True, False, True, False]
 
 
 def test_an_artifact_is_loaded_into_it(tmp_path):
     wrapped, born = both(ZOO["resnet8"], POLICIES["partial"])
-    for variable in wrapped.variables:
+    for variable in variables_of(wrapped):
         variable.assign_add(tf.fill(variable.shape, tf.cast(0.01, variable.dtype)))
     for coded in (False, True):
         omc.save(wrapped, tmp_path / "m.omc", coded=coded)
@@ -293,7 +294,7 @@ def test_what_cannot_be_is_refused(build, error, message):
             kept = build()
     with omc.init_compressed("INT8"):  # And nothing is left behind.
         kept = models.mlp()
-    assert isinstance(kept.weights[0], CompressedVariable)
+    assert isinstance(variables_of(kept)[0], CompressedVariable)
 
 
 def test_an_override_has_to_match():
@@ -309,7 +310,7 @@ def test_one_at_a_time():
         with pytest.raises(ModelError, match="open"):
             with omc.init_compressed("INT8"):
                 pass
-    assert isinstance(kept.weights[0], CompressedVariable)
+    assert isinstance(variables_of(kept)[0], CompressedVariable)
 
 
 def test_a_disk_without_room_is_a_typed_error(monkeypatch):

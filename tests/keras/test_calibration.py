@@ -7,6 +7,7 @@ import tensorflow as tf
 import omc
 from omc import nested
 from omc.errors import InputError, ModelError
+from omc.keras.host import variables_of
 from omc.keras.nesting import nesting_of
 from tests.keras.nested_models import WIDTHS, compiled, data, nested_network, network
 
@@ -119,7 +120,7 @@ class Counts(tf.keras.layers.Layer):
     """Counts its training calls, in a scalar."""
 
     def build(self, shape):
-        self.calls = self.add_weight("calls", (), initializer="zeros", trainable=False)
+        self.calls = self.add_weight(name="calls", shape=(), initializer="zeros", trainable=False)
 
     def call(self, inputs, training=None):
         if training:
@@ -138,7 +139,7 @@ def disturbed():
 
 def contents(model):
     states = [v for layer in model.layers for v in tf.nest.flatten(getattr(layer, "states", None))]
-    held = [v for v in model.variables if "moving" not in v.name]
+    held = [v for v in variables_of(model) if "moving" not in v.name]
     return [np.asarray(v.numpy()).tobytes() for v in [*held, *filter(tf.is_tensor, states)]]
 
 
@@ -153,7 +154,7 @@ def test_nothing_but_statistics_changes(prepare):
         before = contents(model)
     if prepare == "nested":
         omc.nest(model, (8, 4), batches, fixed=())
-        counter = next(v for v in model.variables if "calls" in v.name)
+        counter = next(v for v in variables_of(model) if "calls" in v.name)
         assert counter.numpy() == 0
         return
     omc.calibrate(model, batches)

@@ -8,6 +8,7 @@ import omc
 from omc.errors import InputError, ModelError
 from omc.keras import CompressedVariable
 from omc.keras.adapters import is_deferred
+from omc.keras.host import variables_of
 
 L = tf.keras.layers
 RNG = np.random.default_rng(0)
@@ -42,7 +43,7 @@ COMPRESSED = {"subclassed": 3, "sequential": 2}
 
 
 def compressed(model):
-    return [v for v in model.variables if isinstance(v, CompressedVariable)]
+    return [v for v in variables_of(model) if isinstance(v, CompressedVariable)]
 
 
 @pytest.fixture(params=BUILDS)
@@ -55,7 +56,7 @@ def plain_on_the_same_weights(name, seed=0):
     tf.keras.utils.set_random_seed(seed)
     model = BUILDS[name]()
     model(X[:1])
-    for variable in model.variables:
+    for variable in variables_of(model):
         if len(variable.shape) >= 2:
             variable.assign(omc.decompress(omc.compress(variable, "S1E5M10")))
     model.compile(tf.keras.optimizers.SGD(0.05), "mse")

@@ -11,13 +11,14 @@ from tensorflow.core.protobuf import saved_model_pb2
 import omc
 from omc.errors import ArtifactError, ModelError
 from omc.keras import CompressedVariable
+from omc.keras.host import variables_of
 
 L = tf.keras.layers
 
 
 def shaken(model):
     """The model with statistics and biases that are not those of a new one."""
-    for index, variable in enumerate(model.variables):
+    for index, variable in enumerate(variables_of(model)):
         if not isinstance(variable, CompressedVariable):
             noise = tf.random.stateless_uniform(variable.shape, [index, 0], 0.5, 1.5)
             variable.assign(noise)
@@ -56,13 +57,13 @@ def folder_bytes(folder):
 def test_an_exported_model_is_packed_and_serves_without_omc(tmp_path):
     layers = [L.Dense(512, "relu"), L.BatchNormalization(), L.Dense(512), L.Dense(8)]
     model = omc.wrap(tf.keras.Sequential([tf.keras.Input((512,), name="x"), *layers]), "S1E3M7")
-    before = [variable.handle for variable in model.variables]
+    before = [variable.handle for variable in variables_of(model)]
     omc.export(shaken(model), tmp_path / "served")
     report = omc.memory_report(model)
     assert folder_bytes(tmp_path / "served" / "variables") <= 1.01 * report.stored_bytes
     assert folder_bytes(tmp_path / "served") <= report.stored_bytes + 120_000
     assert [path.name for path in tmp_path.iterdir()] == ["served"]
-    for variable, handle in zip(model.variables, before):
+    for variable, handle in zip(variables_of(model), before):
         assert variable.handle is handle
     x = np.random.default_rng(0).normal(size=(3, 512)).astype(np.float32)
     outputs = served(tmp_path / "served", tmp_path, x=x)

@@ -10,6 +10,7 @@ from scipy import stats
 import omc
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras import joint_training
+from omc.keras.host import variables_of
 from omc.keras.nesting import Options, added_variables, nesting_of
 from omc.keras.switching import Draw, Switching
 from tests.keras.nested_models import LOSS, compiled, data, nested_network, network
@@ -101,7 +102,7 @@ def test_a_step_at_drawn_widths_is_one_at_these_widths(options):
         policy = omc.Policy("INT8", rounding="nearest")
         model = compiled(nested_network(policy=policy, **options))
         state = nesting_of(model)
-        joint_training._build_optimizer(model)
+        joint_training.training.build_optimizer(model)
 
         @tf.function(autograph=False)
         def step(indices, model=model, state=state, fixed=fixed):
@@ -226,7 +227,7 @@ def test_it_is_saved_and_goes_on_and_leaves_other_files_as_they_were(tmp_path):
 def test_mistakes_are_typed_errors_that_change_nothing():
     x, _ = data()
     plain = network()
-    before = [v.numpy() for v in plain.variables]
+    before = [v.numpy() for v in variables_of(plain)]
     for options, error, text in (
         ({"switching": "hasb"}, InputTypeError, "switching"),
         ({"switching": switching(), "bits": 8}, InputError, "two widths"),
@@ -239,7 +240,7 @@ def test_mistakes_are_typed_errors_that_change_nothing():
     ):
         with pytest.raises(error, match=text):
             omc.nest(plain, **{"bits": WIDTHS, "calibration": x, **options})
-    for variable, value in zip(plain.variables, before):
+    for variable, value in zip(variables_of(plain), before):
         np.testing.assert_array_equal(variable.numpy(), value)
     for options, error, text in (
         ({"traces": 3}, InputTypeError, "traces"),

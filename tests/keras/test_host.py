@@ -46,7 +46,7 @@ def test_what_a_call_sees_is_what_we_take_it_to_be():
 
     class Looking(tf.keras.layers.Layer):
         def build(self, shape):
-            self.w = self.add_weight("w", (1,))
+            self.w = self.add_weight(name="w", shape=(1,))
 
         def call(self, x, training=None):
             seen["inside"] = host.in_layer_call()

@@ -8,6 +8,7 @@ import omc
 from omc import nested
 from omc.errors import InputTypeError, ModelError
 from omc.keras import joint_training
+from omc.keras.host import variables_of
 from omc.keras.nesting import nesting_of
 from tests.keras.nested_models import (
     LOSS,
@@ -30,14 +31,16 @@ def test_a_step_moves_stored_weights_by_the_gradient_at_the_width(bits):
     plain = dense_copy(model)
     with tf.GradientTape() as tape:
         loss = LOSS(y, plain(x))
-    gradients = dict(zip([v.name for v in plain.variables], tape.gradient(loss, plain.variables)))
+    gradients = dict(
+        zip([v.name for v in variables_of(plain)], tape.gradient(loss, variables_of(plain)))
+    )
     before = [nested.codec_at(v.codec, 8).decode(v.buffer).numpy() for v in state.variables]
     compiled(model).fit(x, y, batch_size=len(x), verbose=0)
     moved = 0.0
     for variable, old in zip(state.variables, before):
         new = nested.codec_at(variable.codec, 8).decode(variable.buffer).numpy()
-        place = [v is variable for v in model.variables].index(True)
-        gradient = gradients[plain.variables[place].name].numpy()
+        place = [v is variable for v in variables_of(model)].index(True)
+        gradient = gradients[variables_of(plain)[place].name].numpy()
         scale, offset = (float(part) for part in variable.codec.transform_of(variable.buffer))
         wanted = np.clip(old - 0.05 * gradient, offset - 127 * scale, offset + 127 * scale)
         assert np.abs(new - wanted).max() <= 0.51 * scale
@@ -116,7 +119,7 @@ def test_shared_sets_differ_in_statistics_only():
     model.fit(*data(), batch_size=16, verbose=0)
     for sets in nesting_of(model).batchnorms:
         assert set(sets._sets[2]) == {"moving_mean", "moving_variance"}
-    assert sum("gamma" in v.name for v in model.variables) == 3
+    assert sum("gamma" in v.name for v in variables_of(model)) == 3
 
 
 @pytest.mark.parametrize("steps", [False, True])

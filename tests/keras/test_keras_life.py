@@ -10,6 +10,7 @@ import tensorflow as tf
 import omc
 from omc.errors import ModelError
 from omc.keras import CompressedVariable
+from omc.keras.host import variables_of
 
 L, C = tf.keras.layers, tf.keras.callbacks
 RNG = np.random.default_rng(0)
@@ -24,12 +25,12 @@ def dense_model():
 def pair(build, fmt="S1E5M10"):
     """A wrapped model and a plain one on its decoded weights."""
     wrapped, plain = omc.wrap(build(), omc.Policy(fmt, rounding="nearest")), build()
-    plain.set_weights([v.numpy() for v in wrapped.variables])
+    plain.set_weights([v.numpy() for v in variables_of(wrapped)])
     return wrapped, plain
 
 
 def compressed(model):
-    return [v for v in model.variables if isinstance(v, CompressedVariable)]
+    return [v for v in variables_of(model) if isinstance(v, CompressedVariable)]
 
 
 def codes(model):
@@ -105,7 +106,7 @@ def test_a_train_step_of_the_users_own():
 def test_added_losses_and_activity_regularizers():
     class Penalty(L.Layer):
         def build(self, shape):
-            self.kernel = self.add_weight("kernel", (shape[-1], 8), regularizer="l2")
+            self.kernel = self.add_weight(name="kernel", shape=(shape[-1], 8), regularizer="l2")
 
         def call(self, x):
             self.add_loss(0.1 * tf.reduce_sum(self.kernel**2))
@@ -173,7 +174,7 @@ def test_callbacks(tmp_path):
         epochs=3,
         validation_data=(X, Y),
         callbacks=[
-            C.ModelCheckpoint(str(tmp_path / "a.weights.h5"), save_weights_only=True),
+            C.ModelCheckpoint(str(tmp_path / "variables_of(a).h5"), save_weights_only=True),
             C.ModelCheckpoint(str(tmp_path / "checkpoint"), save_weights_only=True),
             C.ModelCheckpoint(str(tmp_path / "model.keras")),
             C.TensorBoard(tmp_path / "board", histogram_freq=1, write_images=True),
@@ -186,7 +187,7 @@ def test_callbacks(tmp_path):
     assert len(list(csv.DictReader((tmp_path / "log.csv").open()))) == len(seen) == 3
     assert float(model.optimizer.learning_rate) < 1e-3
     assert list((tmp_path / "board").rglob("events*"))
-    for name in ("a.weights.h5", "checkpoint"):
+    for name in ("variables_of(a).h5", "checkpoint"):
         plain, other = dense_model(), omc.wrap(dense_model(), "S1E3M7")
         plain.load_weights(tmp_path / name)
         other.load_weights(tmp_path / name)
@@ -267,12 +268,12 @@ def test_what_keras_says_about_a_model_stays():
     plain = dense_model()
     lines = {False: [], True: []}
     plain.summary(print_fn=lines[False].append)
-    count, names = plain.count_params(), [v.name for v in plain.variables]
+    count, names = plain.count_params(), [v.name for v in variables_of(plain)]
     model = omc.wrap(plain, "INT8")
     model.summary(print_fn=lines[True].append)
     assert lines[True] == lines[False]
     assert model.count_params() == count
-    assert [v.name for v in model.variables] == names
+    assert [v.name for v in variables_of(model)] == names
 
 
 def test_a_clone_is_plain_and_can_be_wrapped():
@@ -301,7 +302,7 @@ def containers():
             self.named = {"deep": {"er": L.Dense(8)}}
 
         def build(self, shape):
-            weights = [self.add_weight(f"kernel_{i}", (12, 6)) for i in range(4)]
+            weights = [self.add_weight(name=f"kernel_{i}", shape=(12, 6)) for i in range(4)]
             self.pair, self.named_pair = tuple(weights[:2]), Pair(*weights[2:])
 
         def call(self, x):

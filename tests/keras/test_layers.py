@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import omc
 from omc.keras import CompressedVariable
+from omc.keras.host import variables_of
 
 L = tf.keras.layers
 LINE, IMAGE, VOLUME, STEPS = (12, 4), (9, 9, 4), (7, 7, 7, 3), (6, 5)
@@ -236,7 +237,7 @@ def build(make, shape):
 def pair(make, shape, policy="S1E5M10"):
     """A wrapped model and a plain one with its decoded weights."""
     wrapped, plain = omc.wrap(build(make, shape), policy), build(make, shape)
-    plain.set_weights([v.numpy() for v in wrapped.variables])
+    plain.set_weights([v.numpy() for v in variables_of(wrapped)])
     return wrapped, plain
 
 
@@ -264,7 +265,7 @@ def assert_same(ours, theirs):
 
 
 def compressed(model):
-    found = [v for v in model.variables if isinstance(v, CompressedVariable)]
+    found = [v for v in variables_of(model) if isinstance(v, CompressedVariable)]
     assert found
     return found
 

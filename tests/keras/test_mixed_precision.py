@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import omc
 from omc.keras import CompressedVariable
+from omc.keras.host import variables_of
 
 L = tf.keras.layers
 POLICIES = ["mixed_float16", "mixed_bfloat16"]
@@ -70,7 +71,7 @@ def loss_and_gradients(model, x, y):
 def test_forward_and_gradients_equal_plain_mixed_precision(name, policy):
     wrapped, plain = omc.wrap(MODELS[name](), "S1E5M10"), MODELS[name]()
     plain.set_weights(wrapped.get_weights())
-    assert not [v for v in wrapped.variables if "kernel" in v.name and hasattr(v, "_variable")]
+    assert not [v for v in variables_of(wrapped) if "kernel" in v.name and hasattr(v, "_variable")]
     x, y = batch(plain)
     compute = tf.keras.mixed_precision.global_policy().compute_dtype
     tolerance = 2e-3 if compute == "float16" else 1.6e-2  # Two units in the last place.
@@ -89,7 +90,7 @@ def test_reads_have_the_compute_dtype_only_inside_a_layer(policy):
 
     class Reader(L.Layer):
         def build(self, shape):
-            self.kernel = self.add_weight("kernel", (12, 8))
+            self.kernel = self.add_weight(name="kernel", shape=(12, 8))
 
         def call(self, x):
             seen["read"] = self.kernel.read_value().dtype

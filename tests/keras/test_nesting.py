@@ -9,6 +9,7 @@ import tensorflow as tf
 import omc
 from omc import nested
 from omc.errors import ArtifactError, InputError, InputTypeError, ModelError
+from omc.keras.host import variables_of
 from omc.keras.nesting import added_variables, nesting_of
 from tests.keras.nested_models import (
     LOSS,
@@ -138,10 +139,10 @@ def test_an_artifact_of_other_widths_is_refused_and_changes_nothing(trained, tmp
         (network(norm=False), "nested.omc"),
     ]
     for model, name in others:
-        before = [v.numpy() for v in model.variables]
+        before = [v.numpy() for v in variables_of(model)]
         with pytest.raises(ArtifactError, match="path"):
             omc.load(tmp_path / name, model)
-        for variable, value in zip(model.variables, before):
+        for variable, value in zip(variables_of(model), before):
             np.testing.assert_array_equal(variable.numpy(), value)
 
 
@@ -157,7 +158,7 @@ def test_an_export_serves_the_width_in_use(trained, tmp_path):
 
 def test_the_report_has_every_variable_with_its_reason(trained):
     report = omc.memory_report(trained)
-    assert len(report.rows) == len(trained.variables)
+    assert len(report.rows) == len(variables_of(trained))
     reasons = {row.name.rsplit("/", 1)[-1]: row.reason for row in report.rows}
     assert reasons["gamma_2bit"] == "BatchNorm set of 2 bits"
     assert reasons["kernel_inputs"] == "quantizers of activations"
@@ -234,7 +235,7 @@ def test_misuse_is_a_typed_error_and_changes_nothing(trained):
         omc.nest(trained, WIDTHS, x)
     with pytest.raises(InputError, match="1 to 8"):
         nested.switch(trained, 9)
-    before = [v.numpy() for v in plain.variables]
+    before = [v.numpy() for v in variables_of(plain)]
     for options, error, text in (
         ({"bits": (9, 4)}, InputError, "bits"),
         ({"bits": ()}, InputError, "bits"),
@@ -259,7 +260,7 @@ def test_misuse_is_a_typed_error_and_changes_nothing(trained):
     ):
         with pytest.raises(error, match=text):
             omc.nest(plain, **{"bits": WIDTHS, "calibration": x, **options})
-        for variable, value in zip(plain.variables, before):
+        for variable, value in zip(variables_of(plain), before):
             np.testing.assert_array_equal(variable.numpy(), value)
     with pytest.raises(InputTypeError, match="model"):
         omc.nest("model", WIDTHS, x)

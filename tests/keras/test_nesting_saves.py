@@ -7,6 +7,7 @@ import tensorflow as tf
 import omc
 from omc import nested
 from omc.keras import grids
+from omc.keras.host import variables_of
 from omc.keras.nesting import nesting_of
 from tests.keras.nested_models import L
 
@@ -82,10 +83,10 @@ def test_a_wrapped_model_becomes_nested_as_the_one_that_was_saved(tmp_path):
     used = omc.wrap(mlp(), "INT8")
     used.compile("sgd", "mse")
     used.fit(X, X[:, :3], verbose=0)
-    before = [v.numpy() for v in used.variables]
+    before = [v.numpy() for v in variables_of(used)]
     with pytest.raises(omc.errors.ModelError, match="optimizer"):
         omc.load(tmp_path / "m.omc", used)
-    for variable, value in zip(used.variables, before):
+    for variable, value in zip(variables_of(used), before):
         np.testing.assert_array_equal(variable.numpy(), value)
 
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import omc
 from omc.keras import CompressedVariable
+from omc.keras.host import variables_of
 
 L = tf.keras.layers
 optimizers = tf.keras.optimizers
@@ -76,7 +77,7 @@ def assert_near(wrapped, plain, roundings, start):
     Where a step rounds more than once, the steps are those of the larger of the values at its start
     and at its end.
     """
-    for ours, theirs, before in zip(wrapped.variables, plain.variables, start):
+    for ours, theirs, before in zip(variables_of(wrapped), variables_of(plain), start):
         value, want = ours.numpy(), theirs.numpy()
         if not isinstance(ours, CompressedVariable):
             np.testing.assert_allclose(value, want, rtol=1e-3, atol=1e-5)
@@ -174,10 +175,10 @@ def test_minimize_and_a_rate_set_between_steps():
     model = omc.wrap(dense_model(), "S1E3M7")
     optimizer = optimizers.SGD(0.1)
     optimizer.learning_rate = 0.0
-    before = [v.buffer.numpy() for v in model.variables if isinstance(v, CompressedVariable)]
+    before = [v.buffer.numpy() for v in variables_of(model) if isinstance(v, CompressedVariable)]
     variables = model.trainable_variables
     optimizer.minimize(lambda: tf.reduce_mean((model(X) - Y) ** 2), variables)
-    after = [v.buffer.numpy() for v in model.variables if isinstance(v, CompressedVariable)]
+    after = [v.buffer.numpy() for v in variables_of(model) if isinstance(v, CompressedVariable)]
     for old, new in zip(before, after):
         np.testing.assert_array_equal(old, new)
     optimizer.learning_rate = 0.1

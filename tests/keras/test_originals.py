@@ -13,6 +13,7 @@ import tensorflow as tf
 import omc
 from omc.errors import ModelError
 from omc.keras import CompressedVariable
+from omc.keras.host import variables_of
 
 L = tf.keras.layers
 RNG = np.random.default_rng(0)
@@ -67,7 +68,7 @@ class Times(L.Layer):
         self._hold = HOLDERS[holder]
 
     def build(self, shape):
-        weight = self.add_weight("kernel", (shape[-1], shape[-1]), initializer="glorot_uniform")
+        weight = self.add_weight(name="kernel", shape=(shape[-1], shape[-1]), initializer="glorot_uniform")
         self.read = self._hold(weight)
 
     def call(self, x):
@@ -163,7 +164,7 @@ def part_of_another(model):
 def test_a_model_that_was_used_before_keeps_nothing_dense(use):
     model = network()
     use(model)
-    handles = [v.handle for v in model.variables if len(v.shape) == 2]
+    handles = [v.handle for v in variables_of(model) if len(v.shape) == 2]
     omc.wrap(model, "INT8")
     gc.collect()
     for handle in handles:

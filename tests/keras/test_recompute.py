@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import omc
 from omc.errors import InputError, InputTypeError, ModelError
+from omc.keras.host import variables_of
 from omc.measurement.peaks import measure_peak
 
 L = tf.keras.layers
@@ -111,7 +112,7 @@ def three(build):
     wrapped.set_weights(plain.get_weights())
     wrapped = omc.recompute(omc.wrap(wrapped, omc.Policy("S1E5M10")), "block_*")
     other = build()
-    other.set_weights([variable.numpy() for variable in wrapped.variables])
+    other.set_weights([variable.numpy() for variable in variables_of(wrapped)])
     return [(omc.recompute(again, "block_*"), plain), (wrapped, other)]
 
 

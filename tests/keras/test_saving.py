@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import omc
 from omc.errors import ArtifactError, InputTypeError, ModelError
 from omc.keras import CompressedVariable
+from omc.keras.host import variables_of
 from omc.keras.saving import stored_order
 
 L = tf.keras.layers
@@ -46,7 +47,7 @@ def batch(count=4):
 
 def shaken(model):
     """The model with statistics and biases that are not those of a new one."""
-    for index, variable in enumerate(model.variables):
+    for index, variable in enumerate(variables_of(model)):
         if not isinstance(variable, CompressedVariable) and variable.dtype.is_floating:
             noise = tf.random.stateless_uniform(variable.shape, [index, 0], 0.5, 1.5)
             variable.assign(tf.cast(noise, variable.dtype))
@@ -123,7 +124,7 @@ def test_any_formats_and_any_codes_come_back(tmp_path_factory, formats, seed):
     overrides = {f"{layer}/kernel": fmt for layer, fmt in zip("abc", formats)}
     model = omc.wrap(build(), omc.Policy("INT8", overrides=overrides))
     random = np.random.default_rng(seed)
-    for v in model.variables:
+    for v in variables_of(model):
         if isinstance(v, CompressedVariable):  # The scale's bytes too: nothing may look at them.
             v.buffer.assign(random.integers(0, 256, v.nbytes).astype(np.uint8))
     omc.save(model, path)
@@ -212,11 +213,11 @@ def test_another_model_is_refused_and_untouched(tmp_path, name):
     saved(tmp_path / "m.omc")
     make, pattern = MISMATCHES[name]
     model = make()
-    before, identities = contents(model), [id(v) for v in model.variables]
+    before, identities = contents(model), [id(v) for v in variables_of(model)]
     with pytest.raises(ArtifactError) as caught:
         omc.load(tmp_path / "m.omc", model)
     assert re.search(pattern, str(caught.value)), caught.value
-    assert contents(model) == before and [id(v) for v in model.variables] == identities
+    assert contents(model) == before and [id(v) for v in variables_of(model)] == identities
 
 
 @pytest.mark.parametrize("wrapped", [True, False])

@@ -10,6 +10,7 @@ import tensorflow as tf
 import omc
 from omc.errors import InputError, ModelError
 from omc.keras import CompressedVariable
+from omc.keras.host import variables_of
 
 L = tf.keras.layers
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "keras.md"
@@ -55,7 +56,7 @@ def rows(model):
 
 
 def codes(model):
-    return [v.buffer.numpy() for v in model.variables if isinstance(v, CompressedVariable)]
+    return [v.buffer.numpy() for v in variables_of(model) if isinstance(v, CompressedVariable)]
 
 
 def freeze(model, frozen):
@@ -113,8 +114,8 @@ def test_a_plain_head_is_reported_saved_and_loaded(head, tmp_path):
     model = head(omc.wrap(base_model(), "INT8"))
     model.build((None, 12))
     report = {row.name: row for row in omc.memory_report(model).rows}
-    assert list(report) == [v.name.split(":")[0] for v in model.variables]
-    for variable in model.variables:
+    assert list(report) == [v.name.split(":")[0] for v in variables_of(model)]
+    for variable in variables_of(model):
         row = report[variable.name.split(":")[0]]
         compressed = isinstance(variable, CompressedVariable)
         assert row.format == ("INT8" if compressed else "FP32")

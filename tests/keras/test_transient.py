@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import omc
 from omc.keras import CompressedVariable
+from omc.keras.host import variables_of
 from omc.measurement.peaks import measure_peak
 
 L = tf.keras.layers
@@ -20,7 +21,7 @@ def build(make, shape):
 def pair(make, shape, policy="S1E5M10"):
     """A wrapped model and a plain one with its decoded weights."""
     wrapped, plain = omc.wrap(build(make, shape), policy), build(make, shape)
-    plain.set_weights([v.numpy() for v in wrapped.variables])
+    plain.set_weights([v.numpy() for v in variables_of(wrapped)])
     return wrapped, plain
 
 
@@ -46,7 +47,7 @@ def assert_same(ours, theirs):
 
 
 def compressed(model):
-    found = [v for v in model.variables if isinstance(v, CompressedVariable)]
+    found = [v for v in variables_of(model) if isinstance(v, CompressedVariable)]
     assert found
     return found
 

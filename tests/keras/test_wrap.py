@@ -10,6 +10,7 @@ import tensorflow as tf
 import omc
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras import CompressedVariable, schedule
+from omc.keras.host import variables_of
 
 L = tf.keras.layers
 
@@ -74,7 +75,7 @@ def target(model, x):
 def pair(build, fmt="S1E3M7"):
     """A wrapped model and a plain one on its decoded weights."""
     wrapped, plain = omc.wrap(build(), omc.Policy(fmt, rounding="nearest")), build()
-    plain.set_weights([v.numpy() for v in wrapped.variables])
+    plain.set_weights([v.numpy() for v in variables_of(wrapped)])
     return wrapped, plain
 
 
@@ -118,7 +119,7 @@ def test_one_fit_step_equals_plain_keras_to_a_code_step(build, optimizer):
     for model in (wrapped, plain):
         model.compile(make(), "mse")
         model.fit(x, y, epochs=1, batch_size=16, shuffle=False, verbose=0)
-    for ours, theirs in zip(wrapped.variables, plain.variables):
+    for ours, theirs in zip(variables_of(wrapped), variables_of(plain)):
         value, want = ours.numpy(), theirs.numpy()
         if not isinstance(ours, CompressedVariable):
             np.testing.assert_allclose(value, want, rtol=2e-3, atol=2e-5)
@@ -147,25 +148,25 @@ def test_training_learns_as_plain_keras_does():
 @pytest.mark.parametrize("build", MODELS)
 def test_the_dense_originals_are_gone(build):
     model = build()
-    originals = [weakref.ref(v) for v in model.variables if len(v.shape) >= 2]
-    names = [v.name for v in model.variables]
+    originals = [weakref.ref(v) for v in variables_of(model) if len(v.shape) >= 2]
+    names = [v.name for v in variables_of(model)]
     shapes = [w.shape for w in model.get_weights()]
     omc.wrap(model, "INT8")
     gc.collect()
     assert originals
     assert [ref().name for ref in originals if ref() is not None and "bias" not in ref().name] == []
-    assert [v.name for v in model.variables] == names
+    assert [v.name for v in variables_of(model)] == names
     assert [w.shape for w in model.get_weights()] == shapes
 
 
 def test_a_step_without_gradient_keeps_every_code():
     model = omc.wrap(dense_model(), "S1E2M3")
     model.compile(tf.keras.optimizers.SGD(0.0), "mse")
-    before = [v.buffer.numpy() for v in model.variables if isinstance(v, CompressedVariable)]
+    before = [v.buffer.numpy() for v in variables_of(model) if isinstance(v, CompressedVariable)]
     x = batch(model)
     model.fit(x, target(model, x), epochs=3, verbose=0)
     model.set_weights(model.get_weights())
-    after = [v.buffer.numpy() for v in model.variables if isinstance(v, CompressedVariable)]
+    after = [v.buffer.numpy() for v in variables_of(model) if isinstance(v, CompressedVariable)]
     assert before
     for old, new in zip(before, after):
         np.testing.assert_array_equal(old, new)
@@ -193,7 +194,7 @@ def test_report_counts_what_exists():
     model = omc.wrap(shared_model(), policy)
     report = omc.memory_report(model)
     by_name = {row.name: row for row in report.rows}
-    for variable in model.variables:
+    for variable in variables_of(model):
         row = by_name[variable.name.split(":")[0]]
         stored = variable.buffer if isinstance(variable, CompressedVariable) else variable
         assert row.stored_bytes == stored.numpy().nbytes
@@ -232,7 +233,7 @@ def test_the_next_backward_pass_waits_for_the_update_before_it():
         assert any(schedule._depends(op, reads[above.kernel.name]) for op in stores)
 
 
-@pytest.mark.parametrize("name", ["model.weights.h5", "checkpoint"])
+@pytest.mark.parametrize("name", ["variables_of(model).h5", "checkpoint"])
 def test_saved_weights_serve_plain_and_wrapped_models(name, tmp_path):
     wrapped, plain = pair(shared_model)
     wrapped.save_weights(tmp_path / name)
@@ -323,4 +324,4 @@ def test_a_refused_model_is_untouched():
     model = diverged()
     with pytest.raises(InputError):
         omc.wrap(model, "INT8")
-    assert not any(isinstance(v, CompressedVariable) for v in model.variables)
+    assert not any(isinstance(v, CompressedVariable) for v in variables_of(model))

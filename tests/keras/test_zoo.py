@@ -11,6 +11,7 @@ import tensorflow as tf
 import models
 import omc
 from omc.keras import CompressedVariable, wrapping
+from omc.keras.host import variables_of
 
 IMAGE_MODELS = (
     "MobileNetV2",
@@ -67,7 +68,7 @@ def build(name):
                 layer.rate = 0.0
     rng = np.random.default_rng(0)
     values = []
-    for variable in model.variables:
+    for variable in variables_of(model):
         # Zero biases hide errors, as does ConvNeXt's gamma of 1e-6, which cuts its branches off.
         value = variable.numpy()
         if value.ndim == 1 and value.dtype == np.float32:
@@ -98,7 +99,7 @@ def pair(name):
     """A wrapped model and a plain one on its decoded weights."""
     policy = omc.Policy("S1E3M7", rounding="nearest")  # As a plain step can be told.
     wrapped, plain = omc.wrap(build(name), policy), build(name)
-    plain.set_weights([v.numpy() for v in wrapped.variables])
+    plain.set_weights([v.numpy() for v in variables_of(wrapped)])
     return wrapped, plain
 
 
@@ -125,7 +126,7 @@ def check_step(wrapped, plain, x, y):
     for variable, ours, theirs in zip(wrapped.trainable_variables, gradients, plain_gradients):
         kernel = isinstance(variable, CompressedVariable)
         assert_near(ours, theirs, variable.name, 0.0 if kernel else noise)
-    for ours, theirs in zip(wrapped.variables, plain.variables):
+    for ours, theirs in zip(variables_of(wrapped), variables_of(plain)):
         if isinstance(ours, CompressedVariable):
             assert_on_nearest_code(ours, theirs.numpy())
         elif ours.dtype == tf.float32:
@@ -156,7 +157,7 @@ def assert_on_nearest_code(variable, want):
 def test_a_step_equals_plain_keras(name):
     tf.keras.backend.clear_session()
     wrapped, plain = pair(name)
-    compressed = [v for v in wrapped.variables if isinstance(v, CompressedVariable)]
+    compressed = [v for v in variables_of(wrapped) if isinstance(v, CompressedVariable)]
     before = [variable.buffer.numpy() for variable in compressed]
     check_step(wrapped, plain, *batch(name))
     moved = [np.any(v.buffer.numpy() != old) for v, old in zip(compressed, before)]

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from omc.keras.host import variables_of
 from omc.mixed_precision import Allocator
 
 L = tf.keras.layers
@@ -21,7 +22,7 @@ def build(seed=0):
         ]
     )
     # Kernels of unlike spread and shape, so that formats differ.
-    kernels = [v for v in model.variables if "kernel" in v.name]
+    kernels = [v for v in variables_of(model) if "kernel" in v.name]
     for kernel, factor in zip(kernels, (3.0, 1.0, 0.2)):
         kernel.assign(factor * tf.sign(kernel) * tf.abs(kernel) ** (1 + factor))
     return model

@@ -11,6 +11,7 @@ from omc.codecs import Codec
 from omc.errors import FormatError, InputError, InputTypeError, ModelError
 from omc.formats import Format
 from omc.keras import CompressedVariable
+from omc.keras.host import variables_of
 from omc.mixed_precision import STRATEGIES, Allocation, Allocator, Solution, allocate
 from omc.policies import VariableSpec
 from tests.mixed_precision.problems import problem, tried
@@ -26,7 +27,7 @@ def squared_error(kernel, fmt):
 
 def test_errors_are_those_of_the_codec_and_the_best_is_found():
     policy = ALLOCATOR.allocate(bits=3.4)
-    kernels = [v for v in MODEL.variables if "kernel" in v.name]
+    kernels = [v for v in variables_of(MODEL) if "kernel" in v.name]
     formats = ALLOCATOR._measured.formats
     losses = [[squared_error(kernel, fmt) for fmt in formats] for kernel in kernels]
     counts = [int(tf.size(k)) for k in kernels]
@@ -75,7 +76,7 @@ def test_it_fits_any_model_of_the_architecture_whatever_its_names():
     for model in (first, second):
         omc.wrap(model, policy)
     formats = [
-        [v.codec.format.name for v in m.variables if isinstance(v, CompressedVariable)]
+        [v.codec.format.name for v in variables_of(m) if isinstance(v, CompressedVariable)]
         for m in (first, second)
     ]
     assert formats == [list(policy.widths.values())] * 2 and len(set(formats[0])) > 1
@@ -91,7 +92,7 @@ def test_it_lives_through_save_and_load(tmp_path):
     for fresh in (build(seed=1), omc.wrap(build(seed=1), policy)):
         omc.load(tmp_path / "m.omc", fresh)
         assert omc.memory_report(fresh).stored_bytes == policy.stored_bytes
-        for got, expected in zip(fresh.variables, model.variables):
+        for got, expected in zip(variables_of(fresh), variables_of(model)):
             np.testing.assert_array_equal(got.numpy(), expected.numpy())
 
 
@@ -115,7 +116,7 @@ def test_wrapped_models_are_allocated_from_their_stored_values():
 def test_variables_of_one_name_share_a_format():
     inner = [tf.keras.Sequential([tf.keras.Input((9,)), L.Dense(9, name="d")]) for _ in range(2)]
     model = tf.keras.Sequential([tf.keras.Input((9,)), *inner, L.Dense(30, name="last")])
-    names = [v.name for v in model.variables]
+    names = [v.name for v in variables_of(model)]
     assert names.count("d/kernel:0") == 2
     policy = allocate(model, stored_bytes=600)
     assert len(policy.widths) == 2
@@ -128,7 +129,7 @@ def test_variables_of_one_name_share_a_format():
 
 def test_names_with_wildcards_mean_themselves():
     model = tf.keras.Sequential([tf.keras.Input((9,)), L.Dense(9, name="a"), L.Dense(9)])
-    specs = [VariableSpec.of(v) for v in model.variables]
+    specs = [VariableSpec.of(v) for v in variables_of(model)]
     strange = [s._replace(name=f"[{i}]*/kernel") for i, s in enumerate(specs)]
     policy = omc.Policy(
         "INT8", overrides={omc.mixed_precision.allocation.pattern("[0]*/kernel"): "INT4"}
@@ -165,14 +166,14 @@ def test_losses_are_measured_with_one_variable_alone_in_the_format(wrapped):
     if wrapped:
         omc.wrap(model, "INT8")
     allocator = Allocator(model, data=BATCH, loss=CROSS_ENTROPY)
-    before = [v.numpy() for v in model.variables]
+    before = [v.numpy() for v in variables_of(model)]
     policy = allocator.allocate(bits=4, sensitivity="loss")
-    for old, variable in zip(before, model.variables):
+    for old, variable in zip(before, variables_of(model)):
         np.testing.assert_array_equal(old, variable.numpy())
 
     def loss(place=None, fmt=None):
         copy = build()
-        for index, (variable, value) in enumerate(zip(copy.variables, before)):
+        for index, (variable, value) in enumerate(zip(variables_of(copy), before)):
             if index == place:
                 codec = Codec(Format.parse(fmt), value.shape)
                 value = codec.decode(codec.encode(value))
@@ -186,13 +187,15 @@ def test_losses_are_measured_with_one_variable_alone_in_the_format(wrapped):
         row = policy.rows[place]
         assert row.loss == pytest.approx(loss(place, row.format) - loss(), abs=1e-6)
         assert row.trace is None
-    formats = {v.codec.format.name for v in model.variables if isinstance(v, CompressedVariable)}
+    formats = {
+        v.codec.format.name for v in variables_of(model) if isinstance(v, CompressedVariable)
+    }
     assert formats == ({"INT8"} if wrapped else set())
 
 
 def test_a_loss_that_is_not_finite_is_refused_and_the_model_as_it_was():
     model = build()
-    before = [v.numpy() for v in model.variables]
+    before = [v.numpy() for v in variables_of(model)]
     calls = []
 
     def loss(y, prediction):
@@ -201,7 +204,7 @@ def test_a_loss_that_is_not_finite_is_refused_and_the_model_as_it_was():
 
     with pytest.raises(InputError, match="data.: expected batches with a finite loss"):
         allocate(model, bits=4, data=BATCH, loss=loss, sensitivity="loss")
-    for old, variable in zip(before, model.variables):
+    for old, variable in zip(before, variables_of(model)):
         np.testing.assert_array_equal(old, variable.numpy())
     with pytest.raises(InputError, match="data.: expected batches"):
         allocate(model, bits=4, sensitivity="loss")
@@ -217,9 +220,9 @@ def test_the_seed_decides_the_probes():
 
 def test_the_model_is_left_as_it_is():
     model = build()
-    before = [v.numpy() for v in model.variables]
+    before = [v.numpy() for v in variables_of(model)]
     allocate(model, bits=3, wire_bytes=10**6, data=BATCH, loss=CROSS_ENTROPY, probes=1)
-    for variable, value in zip(model.variables, before):
+    for variable, value in zip(variables_of(model), before):
         np.testing.assert_array_equal(variable.numpy(), value)
     omc.wrap(model, "INT8")  # And nothing holds its variables, or wrap would have to say so.
 
@@ -227,7 +230,7 @@ def test_the_model_is_left_as_it_is():
 def test_the_table_shows_every_variable_and_every_sum():
     policy = ALLOCATOR.allocate(bits=3.4, wire_bytes=4200)
     text = str(policy)
-    assert all(v.name.split(":")[0] in text for v in MODEL.variables)
+    assert all(v.name.split(":")[0] in text for v in variables_of(MODEL))
     assert f"{policy.stored_bytes:,}" in text and "exact, proven least" in text
     assert f"bits: {policy.budgets[0].used:.4g} of 3.4" in text and "of 4,200" in text
     assert "none below" in str(ALLOCATOR.allocate(bits=3.4, strategy="greedy"))

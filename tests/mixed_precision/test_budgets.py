@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import omc
 from omc.errors import InputError
 from omc.keras import CompressedVariable
+from omc.keras.host import variables_of
 from omc.mixed_precision import STRATEGIES, Allocator
 from omc.mixed_precision.measuring import entropy_nbytes
 from tests.mixed_precision.sample import ALLOCATOR, LEAST, MODEL, MOST, build
@@ -22,7 +23,7 @@ def zlib_nbytes(buffer, codec):
 
 def code_bits(model):
     """Average bits of a code over the packed variables that a model holds."""
-    packed = [v for v in model.variables if isinstance(v, CompressedVariable)]
+    packed = [v for v in variables_of(model) if isinstance(v, CompressedVariable)]
     counts = [v.codec.count for v in packed]
     return sum(v.codec.format.bits * n for v, n in zip(packed, counts)) / sum(counts)
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import omc
 from omc.errors import InputError, InputTypeError
+from omc.keras.host import variables_of
 from omc.mixed_precision import hutchinson, objectives, traces
 
 L = tf.keras.layers
@@ -53,7 +54,7 @@ def hessian(weights, index, x, y):
 
 
 def as_float64(model):
-    return [variable.numpy().astype(np.float64) for variable in model.variables]
+    return [variable.numpy().astype(np.float64) for variable in variables_of(model)]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -62,9 +63,9 @@ def test_products_are_second_differences(packed, index):
     model, (x, y) = small(), examples()
     if packed:
         omc.wrap(model, "INT8")
-    v = np.random.default_rng(2).choice([-1.0, 1.0], model.variables[index].shape)
+    v = np.random.default_rng(2).choice([-1.0, 1.0], variables_of(model)[index].shape)
     value = objectives.loss_function(model, CROSS_ENTROPY)
-    got = hutchinson._product(value, (x, y), model.variables[index], v.astype(np.float32))
+    got = hutchinson._product(value, (x, y), variables_of(model)[index], v.astype(np.float32))
     expected = second_difference(as_float64(model), index, v, x, y)
     assert float(got) == pytest.approx(expected, rel=2e-4, abs=1e-6)
 
@@ -74,7 +75,7 @@ def test_traces_come_as_near_the_exact_ones_as_their_variance_says(packed):
     model, (x, y), probes = small(), examples(), 100
     if packed:
         omc.wrap(model, "INT4")
-    kernels = [model.variables[0], model.variables[2]]
+    kernels = [variables_of(model)[0], variables_of(model)[2]]
     got = traces(model, kernels, [(x, y)], CROSS_ENTROPY, probes=probes)
     for trace, index in zip(got, (0, 2)):
         exact = hessian(as_float64(model), index, x, y)
@@ -95,21 +96,21 @@ def test_one_probe_is_exact_where_the_hessian_is_diagonal():
     # Squared error of a linear layer on unit vectors: d^2 loss / dw^2 = 2 / (4 * 3), 12 weights.
     model = tf.keras.Sequential([tf.keras.Input((4,)), L.Dense(3, use_bias=False)])
     data = [(np.eye(4, dtype=np.float32), np.zeros((4, 3), np.float32))]
-    assert traces(model, model.variables, data, "mse", probes=1) == [pytest.approx(2.0)]
+    assert traces(model, variables_of(model), data, "mse", probes=1) == [pytest.approx(2.0)]
 
 
 def test_batches_count_by_their_examples():
     model = tf.keras.Sequential([tf.keras.Input((4,)), L.Dense(3, use_bias=False)])
     x, y = np.eye(4, dtype=np.float32), np.zeros((4, 3), np.float32)
     parts = [(x[:1], y[:1]), (x[1:], y[1:])]
-    assert traces(model, model.variables, parts, "mse", probes=1) == [pytest.approx(2.0)]
+    assert traces(model, variables_of(model), parts, "mse", probes=1) == [pytest.approx(2.0)]
 
 
 def test_sample_weights_count():
     model = tf.keras.Sequential([tf.keras.Input((4,)), L.Dense(3, use_bias=False)])
     data = [(np.eye(4, dtype=np.float32), np.zeros((4, 3), np.float32), np.full(4, 5.0, "f4"))]
     for loss in ("mse", tf.keras.losses.MeanSquaredError()):
-        assert traces(model, model.variables, data, loss, probes=1) == [pytest.approx(10.0)]
+        assert traces(model, variables_of(model), data, loss, probes=1) == [pytest.approx(10.0)]
 
 
 def mixed():
@@ -128,12 +129,14 @@ def mixed():
 
 def test_packed_weights_have_the_traces_of_plain_ones_at_the_stored_values():
     model, plain = omc.wrap(mixed(), "INT8"), mixed()
-    for variable, stored in zip(plain.variables, model.variables):
+    for variable, stored in zip(variables_of(plain), variables_of(model)):
         variable.assign(stored.numpy())
     x, y = np.random.default_rng(0).integers(0, 9, (8, 6)), np.arange(8) % 3
-    kernels = [i for i, v in enumerate(plain.variables) if "kernel" in v.name or "emb" in v.name]
+    kernels = [
+        i for i, v in enumerate(variables_of(plain)) if "kernel" in v.name or "emb" in v.name
+    ]
     got, expected = (
-        traces(m, [m.variables[i] for i in kernels], [(x, y)], CROSS_ENTROPY, probes=2)
+        traces(m, [variables_of(m)[i] for i in kernels], [(x, y)], CROSS_ENTROPY, probes=2)
         for m in (model, plain)
     )
     assert len(kernels) == 5 and np.abs(expected).min() > 0
@@ -143,12 +146,14 @@ def test_packed_weights_have_the_traces_of_plain_ones_at_the_stored_values():
 def test_the_seed_alone_decides():
     model, data = small(), [examples()]
     first, again, other = (
-        traces(model, [model.variables[0]], data, CROSS_ENTROPY, probes=2, seed=seed)
+        traces(model, [variables_of(model)[0]], data, CROSS_ENTROPY, probes=2, seed=seed)
         for seed in (0, 0, 1)
     )
     assert first == again != other
     # And each variable has draws of its own, whoever comes with it.
-    both = traces(model, [model.variables[0], model.variables[2]], data, CROSS_ENTROPY, probes=2)
+    both = traces(
+        model, [variables_of(model)[0], variables_of(model)[2]], data, CROSS_ENTROPY, probes=2
+    )
     assert both[0] == first[0]
 
 
@@ -161,10 +166,10 @@ def test_the_compiled_loss_serves_with_its_penalties_and_leaves_no_trace():
     )
     model.compile("sgd", "mse")
     data = [(np.eye(4, dtype=np.float32), np.zeros((4, 3), np.float32))]
-    before = [variable.numpy() for variable in model.variables]
+    before = [variable.numpy() for variable in variables_of(model)]
     # 2 as above, and 12 weights times the second derivative of 0.5 w^2, which is 1.
     assert traces(model, model.trainable_variables, data, probes=1) == [pytest.approx(14.0)]
-    for variable, value in zip(model.variables, before):
+    for variable, value in zip(variables_of(model), before):
         np.testing.assert_array_equal(variable.numpy(), value)
     assert all(float(metric.result()) == 0 for metric in model.metrics)
 
@@ -192,4 +197,4 @@ def test_mistakes(error, argument, change):
     model = small()
     arguments = {"data": [examples()], "loss": CROSS_ENTROPY, "probes": 1, **change}
     with pytest.raises(error, match=f"`{argument}`"):
-        traces(model, [model.variables[0]], **arguments)
+        traces(model, [variables_of(model)[0]], **arguments)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import omc
 from omc.formats import Format
+from omc.keras.host import variables_of
 from omc.keras.saving import stored_order
 
 L = tf.keras.layers
@@ -32,7 +33,7 @@ def network(seed=0, width=13):
     x = L.BatchNormalization()(x)
     x = L.Dense(width, activation="tanh", name="hidden")(L.Flatten()(x))
     model = tf.keras.Model(inputs, L.Dense(3, name="head")(L.Dropout(0.5)(x)))
-    for variable in model.variables:
+    for variable in variables_of(model):
         if variable.shape.rank == 1:
             variable.assign(np.random.default_rng(seed).uniform(0.5, 1.5, variable.shape))
     return model

@@ -6,6 +6,7 @@ import pytest
 import omc
 import omc.progressive
 from omc.errors import FormatError, InputError
+from omc.keras.host import variables_of
 from omc.keras.saving import stored_order
 from omc.progressive import Receiver
 from tests.progressive.chains import expected_values, nested, network, stored, values
@@ -57,7 +58,7 @@ def test_each_variable_goes_its_own_way_to_the_exact_target(rest):
 def test_an_allocation_under_a_budget_of_bytes_on_the_wire(tmp_path):
     """The base obeys it, but for what a part adds; people and folders find the stage by name."""
     model = network(width=200)
-    budget = 0.12 * sum(v.numpy().nbytes for v in model.variables)
+    budget = 0.12 * sum(v.numpy().nbytes for v in variables_of(model))
 
     def coded(buffer, codec):
         return len(omc.coding.encode_buffer(buffer, codec))

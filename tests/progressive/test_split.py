@@ -12,6 +12,7 @@ from omc import kernels
 from omc.codecs import Codec
 from omc.errors import FormatError, InputError, InputTypeError, ModelError
 from omc.formats import Format
+from omc.keras.host import variables_of
 from omc.keras.saving import stored_order
 from omc.progressive import streams
 from tests.progressive.chains import (
@@ -157,7 +158,7 @@ def trained():
 
 
 def test_a_base_of_4_bits_is_a_tenth_and_deltas_cost_no_more_than_the_target(trained):
-    dense = sum(4 * v.shape.num_elements() for v in trained.variables)
+    dense = sum(4 * v.shape.num_elements() for v in variables_of(trained))
     base, delta = omc.progressive.split(trained, ["INT4", "INT8"])
     (direct,) = omc.progressive.split(trained, ["INT8"])
     print(dense, base.nbytes, delta.nbytes, direct.nbytes)

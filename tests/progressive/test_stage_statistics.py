@@ -160,8 +160,8 @@ class Halves(tf.keras.layers.Layer):
     """Halves a weight in every training call, and counts them in a scalar."""
 
     def build(self, shape):
-        self.calls = self.add_weight("calls", (), initializer="zeros", trainable=False)
-        self.kernel = self.add_weight("kernel", (int(shape[-1]), 5))
+        self.calls = self.add_weight(name="calls", shape=(), initializer="zeros", trainable=False)
+        self.kernel = self.add_weight(name="kernel", shape=(int(shape[-1]), 5))
 
     def call(self, inputs, training=None):
         if training:

@@ -41,6 +41,11 @@ def compute_dtype():
     return getattr(autocast_variable._autocast_dtype, "dtype", None)
 
 
+def without_autocast():
+    """Context in which variables are read in the dtype that they have."""
+    return autocast_variable.enable_auto_cast_variables(None)
+
+
 def in_layer_call():
     """Whether a layer's `call` is running."""
     return base_layer_utils.call_context().in_call
@@ -49,6 +54,51 @@ def in_layer_call():
 def layers_of(layer):
     """A layer or model and all that it holds, each once, in the order in which it holds them."""
     return list(layer._flatten_layers())
+
+
+def modules_of(layer):
+    """Plain modules that a layer holds, whose weights Keras counts to the layer: a list."""
+    held_here = layer._flatten_modules(recursive=False, include_self=False)
+    return [module for module in held_here if not isinstance(module, tf.keras.layers.Layer)]
+
+
+def layers_before(layer):
+    """Layers whose outputs a layer of a functional model takes: a list."""
+    nodes = [node for inbound in layer.inbound_nodes for node in inbound.parent_nodes]
+    return [node.layer for node in nodes]
+
+
+def value_of(weight):
+    """The tf.Variable behind what a layer holds as a weight: the same here."""
+    return weight
+
+
+def add_weight(layer, name, like, trainable):
+    """Gives a built layer one more weight, which is no part of autocast.
+
+    Args:
+        layer: Keras layer.
+        name: Its name within the layer.
+        like: Array of its initial values.
+        trainable: Whether it is.
+
+    Returns:
+        What the layer holds.
+    """
+    with tf.init_scope(), tf.name_scope(layer.name):  # The scope is for people, who read names.
+        return layer.add_weight(
+            name=name,
+            shape=like.shape,
+            dtype=like.dtype,
+            initializer=tf.constant_initializer(like),
+            trainable=trainable,
+            experimental_autocast=False,
+        )
+
+
+def own_weights(layer):
+    """The two lists in which a layer keeps its own weights: trainable ones, and others."""
+    return layer._trainable_weights, layer._non_trainable_weights
 
 
 def variables_of(model):
@@ -69,6 +119,12 @@ def own_variables(layer):
 def autocasts(variable):
     """Whether a variable is read in its layer's compute dtype under mixed precision."""
     return isinstance(variable, AutoCastVariable)
+
+
+def input_specs(model):
+    """(args, kwargs) of tf.TensorSpecs that a model is called with; None where they are unknown."""
+    spec = model.save_spec()
+    return None if spec is None else (list(spec[0]), dict(spec[1]))
 
 
 def settle(model):

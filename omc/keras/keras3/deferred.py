@@ -53,7 +53,8 @@ def _first_build(model):
 
     @functools.wraps(method)  # Keras asks it whether `build` is the user's own.
     def build(*args, **kwargs):
-        method(*args, **kwargs)
+        with tf.init_scope():  # Variables made inside a trace would have their values after it.
+            method(*args, **kwargs)
         if global_state.get_global_attribute("current_call_ctx") is None:
             _finish_if_complete(model)
 

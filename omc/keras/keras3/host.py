@@ -13,10 +13,13 @@ import inspect
 import weakref
 
 import tensorflow as tf
-from keras.src import backend
+from keras.src import backend, tree
 from keras.src.backend.common import global_state
+from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.common.variables import AutocastScope, get_autocast_scope
+from keras.src.export import export_utils
 
+from omc.errors import ModelError
 from omc.keras.conversion import is_refused
 
 _CALL = "current_call_ctx"
@@ -25,18 +28,23 @@ _CALL = "current_call_ctx"
 class StoredVariable(backend.Variable):
     """A `keras.Variable` whose `_value` is a `CompressedVariable`; made of the one that was there.
 
-    Attributes:
-        served: As `CompressedVariable.served`.
+    What it lacks of that one's attributes (`codec`, `buffer`, `nbytes`, `served`) it has from it.
     """
 
-    @property
-    def served(self):
-        """As the attribute says."""
-        return self._value.served
+    def __getattr__(self, name):
+        if name.startswith("__") or "_value" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self._value, name)
 
-    @served.setter
-    def served(self, way):
-        self._value.served = way
+    def assign_add(self, value):
+        """Adds to the stored values: decode, add and encode in one codec step."""
+        self._value.assign_add(self._convert_to_tensor(value, dtype=self._dtype))
+        return self
+
+    def assign_sub(self, value):
+        """Subtracts from the stored values."""
+        self._value.assign_sub(self._convert_to_tensor(value, dtype=self._dtype))
+        return self
 
     def __tf_tensor__(self, dtype=None, name=None):
         if is_refused(self):
@@ -82,9 +90,21 @@ HOLDERS = (StoredVariable, Cast)
 
 
 def held(value):
-    """The variable that one of `HOLDERS` stands for, and the dtype that it is read in."""
+    """The variable that one of `HOLDERS` stands for, and the dtype that it is read in.
+
+    Raises:
+        ModelError: A stateless call has put another value in its place.
+    """
     if isinstance(value, Cast):
         return value.variable, value.dtype
+    scope = get_stateless_scope()
+    if scope is not None and scope.get_current_value(value) is not None:
+        raise ModelError(
+            "model",
+            "a plain model, for stateless calls",
+            f"a wrapped one, whose {value.path!r} is stored as codes",
+            "call the model itself.",
+        )
     return value._value, tf.as_dtype(value.dtype)
 
 
@@ -121,6 +141,11 @@ def compute_dtype():
     return None
 
 
+def without_autocast():
+    """Context in which variables are read in the dtype that they have."""
+    return AutocastScope(None)
+
+
 def in_layer_call():
     """Whether a layer's `call` is running."""
     return global_state.get_global_attribute(_CALL) is not None
@@ -138,6 +163,56 @@ def layers_of(layer):
             found[id(current)] = current
             stack.extend(reversed(current._layers))
     return list(found.values())
+
+
+def modules_of(layer):
+    """Modules whose weights count to a layer: Keras 3 looks into none."""
+    return []
+
+
+def layers_before(layer):
+    """Layers whose outputs a layer of a functional model takes: a list."""
+    nodes = [node for inbound in layer._inbound_nodes for node in inbound.parent_nodes]
+    return [node.operation for node in nodes if isinstance(node.operation, tf.keras.layers.Layer)]
+
+
+def value_of(weight):
+    """The tf.Variable behind what a layer holds as a weight."""
+    return _values([weight])[0]
+
+
+def add_weight(layer, name, like, trainable):
+    """Gives a built layer one more weight, which is no part of autocast.
+
+    Args:
+        layer: Keras layer.
+        name: Its name within the layer.
+        like: Array of its initial values.
+        trainable: Whether it is.
+
+    Returns:
+        What the layer holds.
+    """
+    tracker, locked = layer._tracker, layer._tracker.locked
+    with tf.init_scope(), backend.name_scope(layer.path or layer.name):
+        tracker.unlock()
+        try:
+            return layer.add_weight(
+                name=name,
+                shape=like.shape,
+                dtype=like.dtype.name,
+                initializer=lambda shape, dtype: tf.constant(like, dtype),
+                trainable=trainable,
+                autocast=False,
+            )
+        finally:
+            if locked:
+                tracker.lock()
+
+
+def own_weights(layer):
+    """The two lists in which a layer keeps its own weights: trainable ones, and others."""
+    return layer._trainable_variables, layer._non_trainable_variables
 
 
 def variables_of(model):
@@ -175,6 +250,22 @@ def _values(holders):
 def autocasts(variable):
     """Whether a variable itself casts what is read under mixed precision: Keras does."""
     return False
+
+
+def input_specs(model):
+    """(args, kwargs) of tf.TensorSpecs that a model is called with; None where they are unknown.
+
+    Of a subclassed model Keras 3 knows the shapes of its first call, and takes its input dtype.
+    """
+    try:
+        signature = export_utils.get_input_signature(model)
+    except ValueError:
+        return None
+
+    def spec(found):
+        return tf.TensorSpec(found.shape, found.dtype, getattr(found, "name", None))
+
+    return [tree.map_structure(spec, argument) for argument in signature], {}
 
 
 def settle(model):

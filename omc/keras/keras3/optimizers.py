@@ -9,7 +9,6 @@ import functools
 import tensorflow as tf
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
 
-from omc.errors import InputTypeError
 from omc.keras.keras3.host import StoredVariable
 from omc.keras.switching import all_bits
 from omc.keras.variable import CompressedVariable
@@ -21,11 +20,6 @@ def slim(optimizer):
     Args:
         optimizer: A `keras.optimizers.Optimizer`.
     """
-
-
-def refuse_legacy(optimizer):
-    """Raises the error of what is no optimizer of Keras 3's own."""
-    raise InputTypeError("optimizer", "a keras.optimizers.Optimizer", type(optimizer).__name__)
 
 
 def _replaced(cls, name):
@@ -81,12 +75,14 @@ def _(update_step):
 def _(add):
     def compressed_slot(self, reference_variable, name=None, initializer="zeros"):
         """A slot in codes, for variables whose policy asks for it."""
-        slot = add(self, reference_variable, name=name, initializer=initializer)
         codec = getattr(getattr(reference_variable, "_value", None), "slot_codec", None)
-        if codec is None or tuple(slot.shape) != tuple(codec.shape):
-            return slot
-        with tf.init_scope():
+        if codec is None:
+            return add(self, reference_variable, name=name, initializer=initializer)
+        with tf.init_scope():  # What a trace makes has its value after it.
+            slot = add(self, reference_variable, name=name, initializer=initializer)
             plain = slot._value
+            if tuple(slot.shape) != tuple(codec.shape):
+                return slot
             slot._value = CompressedVariable(
                 codec,
                 codec.encode(plain.read_value()).numpy(),

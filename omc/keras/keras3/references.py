@@ -2,6 +2,7 @@
 
 import functools
 
+from omc.errors import ModelError
 from omc.keras.keras3.host import StoredVariable
 from omc.keras.penalties import penalty
 
@@ -49,16 +50,27 @@ def prepare(model):
 
 
 def finish(model):
-    """Keeps `compile` from choosing XLA by itself for a model with compressed variables.
+    """Keeps a model with compressed variables from what would lose them, or the saving.
 
-    `jit_compile="auto"` would, and XLA keeps weights dense. What a user asked for by True stays.
+    `compile` would choose XLA by itself, which keeps weights dense; `quantize` would put weights of
+    its own in the place of the codes, which do not train.
     """
     for layer in model._flatten_layers():
         if any(isinstance(v, StoredVariable) for v in layer.weights):
             layer.supports_jit = False
+            vars(layer)["quantize"] = functools.partial(_refuse_to_quantize, layer.name)
     config = getattr(model, "_compile_config", None)
     if config is not None and config.config.get("jit_compile", "auto") == "auto":
         model.jit_compile = False
+
+
+def _refuse_to_quantize(name, *args, **kwargs):
+    raise ModelError(
+        "model",
+        "a plain model, for Keras' own quantize()",
+        f"a wrapped one, in which {name!r} is stored as codes already",
+        "quantize a plain copy; or choose another format for omc.wrap.",
+    )
 
 
 def strategy_of(model):

@@ -22,9 +22,7 @@ import tensorflow as tf
 
 from omc.errors import ArtifactError, ModelError
 from omc.formats import FP32
-from omc.keras import wrapping
-from omc.keras.keras2.host import autocast_variable, base_layer_utils
-from omc.keras.keras2.references import References
+from omc.keras import adapters, host, wrapping
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
 
@@ -115,43 +113,25 @@ class _Births:
     @contextlib.contextmanager
     def happening(self):
         """Context in which `Layer.add_weight` makes compressed variables."""
-        layer_class = tf.keras.layers.Layer
-        add_weight = layer_class.add_weight
-
-        @functools.wraps(add_weight)
-        def wrapped(layer, *args, **kwargs):
-            metric = isinstance(layer, tf.keras.metrics.Metric)
-            if metric or threading.get_ident() != self._thread:
-                return add_weight(layer, *args, **kwargs)
-            make = kwargs.pop("getter", base_layer_utils.make_variable)
-            cast = kwargs.pop("experimental_autocast", True)
-            getter = functools.partial(self._make, layer, make, cast)
-            # Keras would wrap a compressed variable for mixed precision, which it does by itself.
-            return add_weight(layer, *args, getter=getter, experimental_autocast=False, **kwargs)
-
-        layer_class.add_weight = wrapped
         try:
-            yield
+            with adapters.weights_made_by(self._pack, self._mine):
+                yield
         finally:
-            layer_class.add_weight = add_weight
             for born in self.born.values():
                 del born.variable.assign  # Back to the method.
 
-    def _make(self, layer, make, cast, **kwargs):
-        original = make(**kwargs)
-        compute = layer.compute_dtype
-        autocast = (
-            cast and original.dtype.is_floating and compute not in (None, original.dtype.name)
-        )
-        if autocast:
-            original = autocast_variable.create_autocast_variable(original)
+    def _mine(self):
+        return threading.get_ident() == self._thread
+
+    def _pack(self, original, autocast):
+        """The compressed variable for a new one, or None where it stays as it is."""
         planned = self.policy.candidate(VariableSpec.of(original))
         partial = planned.partial and self.policy.fraction < 1
         never = partial and not self.policy.fraction
         if planned.codec is None or never or not tf.executing_eagerly():
-            return original
+            return None
         # Keras builds some layers where it reads their variables in 16 bits.
-        with autocast_variable.enable_auto_cast_variables(None):
+        with host.without_autocast():
             wrapping.check_finite([original], [planned])
             variable = wrapping.compressed_variable(original, planned, self.policy, 0)
             if partial:
@@ -177,15 +157,8 @@ class _Births:
 
     def unpack(self, variable):
         """Makes a born variable the plain one that it would have been, wherever it is held."""
-        plain = tf.Variable(
-            self._waiting.get(id(variable), tuple(variable.shape)),
-            trainable=variable.trainable,
-            name=variable.name.split(":")[0],
-            constraint=variable.constraint,
-        )
-        if self.born.pop(id(variable)).autocast:
-            plain = autocast_variable.create_autocast_variable(plain)
-        variable.__dict__, variable.__class__ = plain.__dict__, type(plain)
+        values = self._waiting.get(id(variable), tuple(variable.shape))
+        adapters.unpack(variable, values, self.born.pop(id(variable)).autocast)
 
 
 class _Waiting:
@@ -251,8 +224,8 @@ def _settle(models, births):
                 "give it an Input, call model.build(input_shape), or the model on a batch.",
             )
     settled = set()
-    for model in sorted(models, key=lambda model: -len(model.variables)):
-        mine = {id(variable) for variable in model.variables}
+    for model in sorted(models, key=lambda model: -len(host.variables_of(model))):
+        mine = {id(variable) for variable in host.variables_of(model)}
         if mine and mine <= settled:
             continue  # A part of one before, or another view of it.
         if mine & settled:
@@ -279,7 +252,7 @@ def _finish(model, births):
         if id(variable) in born and planned.codec is None:
             births.unpack(variable)
     packed = [variable for variable in variables if id(variable) in born]
-    places = References(model, packed)
+    places = adapters.References(model, packed)
     for variable in packed:
         variable.served = None  # Building a functional model calls its layers.
         places.replace(variable, variable)  # Which makes a penalty on it one that decodes.
