@@ -43,10 +43,9 @@ setuptools.setup(
     },
     python_requires=">=3.9",
     install_requires=[
-        # Whichever is there, of those that were tried. From 2.16 on `tf.keras` is Keras 3, and OMC
-        # needs tf-keras of the same version, which pip chooses; Python 3.12 has no older one.
+        # Whichever is there, of those that were tried, with the Keras that comes with it: from 2.16
+        # on Keras 3, or tf-keras where TF_USE_LEGACY_KERAS=1 is set.
         "tensorflow>=2.14,<2.22",
-        "tf-keras>=2.16,<2.22; python_version >= '3.12'",
         "numpy",
         "absl-py",
         "psutil",

@@ -92,7 +92,8 @@ def fit_step(model, x, y):
     """
     import tensorflow as tf  # Here: most of this module's users start processes and no more.
 
-    function = model.make_train_function(force=True)
+    model.make_train_function(force=True)
+    function = model.train_function
     iterator = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
     return lambda: function(iterator)["loss"].numpy()
 

@@ -13,6 +13,7 @@ import omc  # noqa: E402
 from benchmarks import harness  # noqa: E402
 from omc.keras import CompressedVariable  # noqa: E402
 from omc.keras.adapters import slim  # noqa: E402
+from omc.keras.host import variables_of  # noqa: E402
 from omc.measurement.peaks import measure_peak  # noqa: E402
 
 FORMAT = "S1E3M7"
@@ -175,7 +176,7 @@ def _compiled(name, mode):
 
 def _transient_share(model):
     """Part of the compressed variables' dense bytes that layers got transiently."""
-    compressed = [v for v in model.variables if isinstance(v, CompressedVariable)]
+    compressed = [v for v in variables_of(model) if isinstance(v, CompressedVariable)]
     if not any(getattr(variable, "served", None) for variable in compressed):
         return None
     sizes = [(v.shape.num_elements(), v.served == "transient") for v in compressed]

@@ -79,8 +79,8 @@ class GroupNorm(L.Layer):
 
     def build(self, shape):
         """Creates gamma and beta, [width]."""
-        self.gamma = self.add_weight("gamma", [shape[-1]], initializer="ones")
-        self.beta = self.add_weight("beta", [shape[-1]], initializer="zeros")
+        self.gamma = self.add_weight(name="gamma", shape=[shape[-1]], initializer="ones")
+        self.beta = self.add_weight(name="beta", shape=[shape[-1]], initializer="zeros")
         super().build(shape)
 
     def call(self, x, valid):
@@ -222,8 +222,12 @@ class RelativeAttention(L.Layer):
     def build(self, shape):
         """Creates u and v, [width]."""
         # Flat, for they are biases and no matrices.
-        self.content_bias = self.add_weight("content_bias", [self.width], initializer="zeros")
-        self.position_bias = self.add_weight("position_bias", [self.width], initializer="zeros")
+        self.content_bias = self.add_weight(
+            name="content_bias", shape=[self.width], initializer="zeros"
+        )
+        self.position_bias = self.add_weight(
+            name="position_bias", shape=[self.width], initializer="zeros"
+        )
         super().build(shape)
 
     def call(self, x, valid, positions, past=None, training=None):

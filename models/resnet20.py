@@ -5,6 +5,7 @@ import tensorflow as tf
 from models.norms import normalization
 
 L = tf.keras.layers
+_pad = tf.keras.ops.pad if hasattr(tf.keras, "ops") else tf.pad  # Keras 3's, of symbols; or 2's.
 
 
 def resnet20(input_shape=(32, 32, 3), classes=10, norm="group", seed=0):
@@ -46,7 +47,7 @@ def resnet20(input_shape=(32, 32, 3), classes=10, norm="group", seed=0):
             y = L.ReLU()(convolution(x, channels, stride))
             y = convolution(y, channels)
             if stride == 2:
-                x = tf.pad(x[:, ::2, ::2], [[0, 0], [0, 0], [0, 0], [0, channels // 2]])
+                x = _pad(x[:, ::2, ::2], [[0, 0], [0, 0], [0, 0], [0, channels // 2]])
             x = L.ReLU()(L.Add()([x, y]))
     initializer = tf.keras.initializers.HeNormal(seed=next(seeds))
     logits = L.Dense(classes, kernel_initializer=initializer)(L.GlobalAveragePooling2D()(x))

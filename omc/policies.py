@@ -177,7 +177,7 @@ class Policy:
         Raises:
             InputError: An override matches no variable, or one that is not float32.
         """
-        names = [spec.name for spec in specs]
+        names, specs = [spec.name for spec in specs], told_apart(specs)
         for pattern in self.overrides:
             if not any(spec.matches(pattern) for spec in specs):
                 raise InputError(
@@ -271,6 +271,12 @@ def _int32(value):
     if isinstance(value, numbers.Integral):
         value = (int(value) + 2**31) % 2**32 - 2**31
     return tf.cast(value, tf.int32)
+
+
+def told_apart(specs):
+    """A model's `VariableSpec`s as a list, less the aliases that are other variables' names."""
+    names = {spec.name for spec in specs}
+    return [spec._replace(alias="") if spec.alias in names else spec for spec in specs]
 
 
 def is_matrix(spec):

@@ -1,7 +1,7 @@
 """What depends on the Keras in use and on compressed variables at once, by one set of names.
 
     References, prepare, finish             how a model holds its variables, and lets go of them
-    strategy_of, is_in_use                  what keeps a model from being wrapped
+    strategy_of, is_in_use, SLOTS_FOLLOW    what keeps a model from being wrapped
     defer, is_deferred                      models that are not built yet
     obstacle                                what keeps a layer from running twice
     weights_made_by, unpack                 weights that are compressed as they are made
@@ -18,6 +18,7 @@ if MAJOR == 2:
     from omc.keras.keras2.deferred import defer, is_deferred
     from omc.keras.keras2.optimizers import slim
     from omc.keras.keras2.references import (
+        SLOTS_FOLLOW,
         References,
         finish,
         is_in_use,
@@ -32,6 +33,7 @@ else:
     from omc.keras.keras3.deferred import defer, is_deferred
     from omc.keras.keras3.optimizers import slim
     from omc.keras.keras3.references import (
+        SLOTS_FOLLOW,
         References,
         finish,
         is_in_use,
@@ -42,6 +44,7 @@ else:
     from omc.keras.keras3.weights import unpack, weights_made_by
 
 __all__ = [
+    "SLOTS_FOLLOW",
     "References",
     "defer",
     "finish",

@@ -8,7 +8,7 @@ from omc import nested
 from omc.errors import InputError, InputTypeError
 from omc.keras import wrapping
 from omc.keras.owners import owners
-from omc.policies import Policy, VariableSpec
+from omc.policies import Policy, VariableSpec, told_apart
 
 
 def widths(model, variables, highest, bits):
@@ -40,7 +40,8 @@ def widths(model, variables, highest, bits):
 def names_of(model, variables):
     """(spec of the variable, name of the layer that owns it) of each variable."""
     held = owners(model)
-    return [(VariableSpec.of(variable), held[id(variable)].name) for variable in variables]
+    specs = told_apart([VariableSpec.of(variable) for variable in variables])
+    return [(spec, held[id(variable)].name) for spec, variable in zip(specs, variables)]
 
 
 def _named(model, variables, highest, bits):

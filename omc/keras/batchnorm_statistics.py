@@ -5,6 +5,7 @@ statistics which fitted before do not any more.
 """
 
 import contextlib
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,7 @@ from omc.keras.readings import eagerly
 
 STATISTICS = ("moving_mean", "moving_variance")
 _MOST_TEXT = 400  # Characters of what Keras says.
+_BOLD = re.compile("\x1b\\[[0-9;]*m")  # As Keras 3 has it for terminals.
 
 
 def batchnorm_layers(model):
@@ -196,7 +198,7 @@ def _try_batch(model, batch, argument, layers):
 
 def _message(error):
     """What an error of Keras says: which layer it was, and what was wrong, in one line."""
-    text = str(error).split("Call arguments received")[0]
+    text = re.split("(?:Call a|A)rguments received", _BOLD.sub("", str(error)))[0]
     return " ".join(text.split())[:_MOST_TEXT]
 
 
@@ -256,7 +258,7 @@ def _states(model):
     """Variables that stateful recurrent layers keep between batches."""
     layers = [layer for layer in every_layer(model) if getattr(layer, "stateful", False)]
     states = tf.nest.flatten([getattr(layer, "states", None) for layer in layers])
-    return [state for state in states if isinstance(state, tf.Variable)]
+    return [state for state in states if hasattr(state, "assign")]  # None before the first call.
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ from omc.keras.quantizers import Recorder
 from omc.keras.readings import eagerly
 from omc.keras.switching import Switching
 from omc.keras.variable import CompressedVariable
-from omc.policies import Policy, VariableSpec, is_matrix
+from omc.policies import Policy, VariableSpec, is_matrix, told_apart
 
 BATCHNORMS = ("sets", "shared")
 _CLIPS = np.linspace(1.0, 0.3, 29)  # Shares of a variable's largest magnitude that are tried.
@@ -112,7 +112,7 @@ def nest(
     if plain:
         wrapping.check_kind(model)
         wrapping.check_variables(model)
-    wrapping.check_optimizer(model)
+    wrapping.check_optimizer(model, grows=True)
     variables = wrapping.variables_of(model)
     codecs = _nested_codecs(variables, policy if plain else None, widths, fixed, rounding)
     if switching is not None:
@@ -288,7 +288,7 @@ def _nested_codecs(variables, policy, widths, fixed, rounding):
         policy: `Policy` of a plain model; None where the variables are wrapped.
         widths, fixed, rounding: As in `nest`.
     """
-    specs = [VariableSpec.of(variable) for variable in variables]
+    specs = told_apart([VariableSpec.of(variable) for variable in variables])
     if policy is None:
         codecs = [getattr(variable, "codec", None) for variable in variables]
     else:

@@ -15,6 +15,7 @@ from tensorflow.python.eager import (  # Private: no public way records a handle
     record,
 )
 
+from omc import kernels
 from omc.errors import ModelError
 
 
@@ -31,6 +32,8 @@ def differentiable(forward, inputs, gradient):
     Returns:
         List of tensors, the results of `forward`.
     """
+    if not kernels.usable():
+        gradient = _without_kernels(gradient)
     with record.stop_recording():
         results = forward()
         if results and not tf.executing_eagerly():
@@ -47,6 +50,20 @@ def differentiable(forward, inputs, gradient):
         _forward_mode(results, gradient, nested=_accumulators(recorded) > 1),
     )
     return results
+
+
+def _without_kernels(gradient):
+    """A gradient as a part of the XLA program that its forward is in, which may not be seen then.
+
+    TensorFlow traces the gradient of a compiled function that a graph calls outside of XLA's scope.
+    """
+
+    @functools.wraps(gradient)
+    def without_kernels(*upstream):
+        with kernels.pure():
+            return gradient(*upstream)
+
+    return without_kernels
 
 
 def in_forward_mode(tensors, variables):

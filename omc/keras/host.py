@@ -3,6 +3,7 @@
 check_model                     the error of what is no model of it
 
 compute_dtype, in_layer_call    what surrounds a read
+is_built                        whether a model has its variables
 variables_of, own_variables     TensorFlow's variables behind a model's or a layer's weights
 HOLDERS, held, passed_on        Keras 3's objects around them, as ops meet them
 autocasts, settle, Call         how layers read weights, cache them, and are called again
@@ -23,6 +24,7 @@ if MAJOR == 2:
         held,
         in_layer_call,
         input_specs,
+        is_built,
         layers_before,
         layers_of,
         modules_of,
@@ -45,6 +47,7 @@ else:
         held,
         in_layer_call,
         input_specs,
+        is_built,
         layers_before,
         layers_of,
         modules_of,
@@ -87,6 +90,7 @@ __all__ = [
     "held",
     "in_layer_call",
     "input_specs",
+    "is_built",
     "layers_before",
     "layers_of",
     "modules_of",

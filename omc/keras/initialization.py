@@ -216,7 +216,7 @@ def _settle(models, births):
             "init_compressed", "a model built inside", "none", "build it within the with block."
         )
     for model in models:
-        if not model.built:
+        if not host.is_built(model):
             raise ModelError(
                 "init_compressed",
                 "models that are built inside",
@@ -242,7 +242,7 @@ def _finish(model, births):
     """Makes of one model what `omc.wrap` would have made; returns the ids of its variables."""
     policy, born = births.policy, births.born
     wrapping.check_kind(model)
-    wrapping.check_optimizer(model)
+    wrapping.check_optimizer(model, slots=policy.slots)
     variables = wrapping.variables_of(model)
     plan = policy.plan([VariableSpec.of(variable) for variable in variables])
     # Bare variables, and those of layers that were there before, are still dense.

@@ -23,8 +23,9 @@ L = tf.keras.layers
 
 _RECURRENT = (L.RNN, L.SimpleRNN, L.LSTM, L.GRU, L.ConvLSTM1D, L.ConvLSTM2D, L.ConvLSTM3D)
 _CELLS = (L.SimpleRNNCell, L.LSTMCell, L.GRUCell)
-_OTHERS = (L.DepthwiseConv1D, L.SeparableConv1D, L.PReLU)
 _KERAS_2 = ("LocallyConnected1D", "LocallyConnected2D")
+_OTHERS = (L.DepthwiseConv1D, L.SeparableConv1D, L.PReLU)
+_OTHERS += tuple(getattr(L, name) for name in _KERAS_2 if hasattr(L, name))
 _KERAS_3 = ("EinsumDense", "Embedding")
 
 
@@ -53,19 +54,30 @@ def _training(call, layer, args, kwargs):
     return bound.arguments.get("training")
 
 
-def _has_lora(layer):
-    return getattr(layer, "lora_enabled", False)
+def _of_groups_or_lora(layer, *args, **kwargs):
+    """Whether a kernel is of groups, or has a low-rank update on top: no plain operand of an op."""
+    return getattr(layer, "groups", 1) > 1 or getattr(layer, "lora_enabled", False)
 
 
-def _patch(cls, applies=lambda layer: True):
-    """Has `cls` serve its compressed variables in `call`, as the class itself defines it."""
+def _scores(layer, inputs, reverse=False):
+    """Whether a call has an embedding score outputs, for which Keras transposes its matrix."""
+    return reverse and layer.tie_weights
+
+
+def _patch(cls, applies=lambda layer, *args, **kwargs: True):
+    """Has `cls` serve its compressed variables in `call`, as the class itself defines it.
+
+    Args:
+        cls: Keras layer class.
+        applies: (layer, arguments of a call) -> whether to do so there.
+    """
     original = cls.__dict__.get("call")
     if original is None or hasattr(original, "_omc"):
         return
 
     @functools.wraps(original)  # Also the module's name, by which AutoGraph leaves it alone.
     def call(self, *args, **kwargs):
-        if applies(self):
+        if applies(self, *args, **kwargs):
             return _serve(self, original, args, kwargs)
         return original(self, *args, **kwargs)
 
@@ -78,9 +90,13 @@ for _class in _RECURRENT:
     for _base in _class.__mro__:
         if issubclass(_base, L.RNN):
             _patch(_base)
-for _class in (*_CELLS, *_OTHERS, *(getattr(L, name, L.PReLU) for name in _KERAS_2)):
+for _class in _CELLS:
     _patch(_class)
+for _class in _OTHERS:  # Of which Keras 3 has some share their `call` with others.
+    _base = next(base for base in _class.__mro__ if "call" in vars(base))
+    _patch(_base, lambda layer, *args, **kwargs: isinstance(layer, _OTHERS))
 for _class in (*L.Conv1D.__mro__, L.Dense, *(getattr(L, name, L.Dense) for name in _KERAS_3)):
     if issubclass(_class, L.Layer) and _class is not L.Layer:
-        # A kernel of groups, or with a low-rank update on top, is no plain operand of an op.
-        _patch(_class, lambda layer: getattr(layer, "groups", 1) > 1 or _has_lora(layer))
+        _patch(_class, _of_groups_or_lora)
+if hasattr(L, "ReversibleEmbedding"):
+    _patch(L.ReversibleEmbedding, _scores)

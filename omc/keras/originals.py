@@ -114,5 +114,6 @@ def _forget(function):
         function._created_variables = None
         function._variable_creation_config = function._no_variable_creation_config = None
         function._concrete_variable_creation_fn = None
-        function._function_cache = type(function._function_cache)()
-        function._function_captures = type(function._function_captures)()
+        # In place, for functools.wraps (Keras 3's trainer) shares them with what wraps a function.
+        function._function_cache.__init__()
+        function._function_captures.__init__()

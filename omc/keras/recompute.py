@@ -38,7 +38,7 @@ def recompute(model, layers):
         ModelError: The model is not built.
     """
     host.check_model(model)
-    if not model.built:
+    if not host.is_built(model):
         raise ModelError("model", "a built model", f"{model.name!r}, which is not built yet")
     paths = dict(_paths(model))
     chosen = _outermost(_chosen(paths, layers))

@@ -92,7 +92,7 @@ def _fill(path, artifact, model, plain):
     _check_match(path, entries, stored_order(model), plain)
     is_nested = nesting.nesting_of(model) is not None
     if structure and not is_nested:
-        wrapping.check_optimizer(model)  # Widths bring weights that its slots would not know.
+        wrapping.check_optimizer(model, grows=True)  # Widths bring weights of their own.
     if plain:
         _wrap_around(model, dataclasses.replace(artifact, entries=entries))
     if structure and is_nested:
@@ -165,7 +165,7 @@ def check_wrapped(model):
 
 
 def _check_built(model):
-    if not model.built or not model.weights:
+    if not host.is_built(model) or not model.weights:
         raise ModelError(
             "model",
             "a built model",

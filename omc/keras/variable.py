@@ -10,7 +10,7 @@ from tensorflow.python.ops import resource_variable_ops
 from omc import kernels, nested, rows
 from omc.codecs import Codec
 from omc.errors import ModelError
-from omc.keras import grids, host, penalty_order, schedule
+from omc.keras import grids, host, penalty_order, schedule, update_order
 from omc.keras.conversion import Itself, is_refused
 from omc.keras.gradient import differentiable, read, recording, there, within
 from omc.keras.partial_writes import PartialWrites
@@ -135,6 +135,7 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
         """
         refuse_inside(self)
         codec = self.codec
+        after = update_order.gradient_for(self) if after is None else after
         with tf.control_dependencies([] if after is None else [there(_before_padding(after))]):
             if isinstance(codec, Codec) and not codec.format.is_fp32 and kernels.usable():
                 buffer = values = kernels.decode_variable(
@@ -256,7 +257,8 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
         """
         value = tf.convert_to_tensor(value, tf.float32)
         value.shape.assert_is_compatible_with(self.shape)
-        buffer, seed = self.buffer.read_value(), self._next_seed()
+        with tf.control_dependencies([value]):  # What is stored is decoded, but not before.
+            buffer, seed = self.buffer.read_value(), self._next_seed()
         if self.learned_scale is None:
             return self._store(self.codec.assign(buffer, value, seed), read_value)
         same = tf.reduce_all(tf.equal(value, self.codec.decode(buffer)))

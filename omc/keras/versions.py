@@ -42,11 +42,14 @@ def _find():
 
 
 def _keras_3():
+    backend, version = os.environ.get("KERAS_BACKEND", "tensorflow"), "3"
     try:
         backend, version = tf.keras.config.backend(), tf.keras.__version__
-    except (ImportError, AttributeError) as error:
-        got = f"TensorFlow {tf.__version__}, whose tf.keras cannot be imported ({error})"
-        raise KerasError("tensorflow", "Keras 3, as tf.keras", got, "pip install keras.") from error
+    except (ImportError, AttributeError) as error:  # Also where its backend is not installed.
+        if backend == "tensorflow":
+            got = f"TensorFlow {tf.__version__}, whose tf.keras cannot be imported ({error})"
+            tip = "pip install keras."
+            raise KerasError("tensorflow", "Keras 3, as tf.keras", got, tip) from error
     if backend != "tensorflow":
         raise KerasError(
             "keras",

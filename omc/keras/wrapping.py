@@ -45,7 +45,7 @@ def wrap(model, policy):
     """
     policy = Policy.of(policy)
     check_model(model)
-    if model.built:
+    if host.is_built(model):
         wrap_built(model, policy)
         forget_functions(model)
     else:
@@ -72,7 +72,7 @@ def wrap_built(model, policy, ends=None):
     places = [place for place, variable in enumerate(every) if not _decided(variable)]
     if not places:
         raise _wrapped_already("a wrapped one")
-    check_optimizer(model)
+    check_optimizer(model, slots=policy.slots)
     variables = [every[place] for place in places]
     del every
     plan = policy.plan([VariableSpec.of(variable) for variable in variables])
@@ -245,7 +245,7 @@ def check_kind(model):
 def check_built(model):
     """Raises the error of what is no built Keras model, plain or wrapped, outside of a graph."""
     host.check_model(model)
-    if not model.built or not model.weights:
+    if not host.is_built(model) or not model.weights:
         tip = "call model.build(input_shape), or the model on a batch, first."
         raise ModelError("model", "a built model", f"{model.name!r}, which is not", tip)
     _check_eager(model)
@@ -302,18 +302,27 @@ def _check_has_variables(model):
         )
 
 
-def check_optimizer(model):
-    """Raises the error of a model whose optimizer knows variables that are to be replaced."""
+def check_optimizer(model, grows=False, slots=None):
+    """Raises the error of a model whose optimizer does not go on with what is to come.
+
+    Args:
+        model: Keras model.
+        grows: Whether it is to get more weights, which the optimizer would have no slots for.
+        slots: Format in which slots are to be stored, or None; those that are there are dense.
+    """
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and adapters.is_in_use(optimizer):
-        partly = any(isinstance(variable, CompressedVariable) for variable in variables_of(model))
-        which = f"{model.name!r}, a part of which is wrapped, and" if partly else "one"
-        raise ModelError(
-            "model",
-            "a model whose optimizer has not been used yet",
-            f"{which} whose optimizer holds slots of the dense variables",
-            "wrap first, then compile; to wrap now, compile anew before it.",
-        )
+    if optimizer is None or not adapters.is_in_use(optimizer):
+        return
+    if adapters.SLOTS_FOLLOW and not grows and slots is None:
+        return
+    partly = any(isinstance(variable, CompressedVariable) for variable in variables_of(model))
+    which = f"{model.name!r}, a part of which is wrapped, and" if partly else "one"
+    raise ModelError(
+        "model",
+        "a model whose optimizer has not been used yet",
+        f"{which} whose optimizer holds slots of the dense variables",
+        "wrap first, then compile; to wrap now, compile anew before it.",
+    )
 
 
 def check_finite(variables, plan):

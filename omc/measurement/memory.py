@@ -118,7 +118,7 @@ def memory_report(model):
         ModelError: `model` is not built yet.
     """
     host.check_model(model)
-    if not model.built or is_deferred(model):
+    if not host.is_built(model) or is_deferred(model):
         state = "wrapped, but not built yet" if is_deferred(model) else "not built yet"
         raise ModelError(
             "model",

@@ -258,7 +258,7 @@ def _bound(problem, found):
 
 def _check_model(model):
     host.check_model(model)
-    if not model.built or not model.weights:
+    if not host.is_built(model) or not model.weights:
         raise ModelError(
             "model",
             "a built model",

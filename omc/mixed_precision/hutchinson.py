@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from omc.errors import InputError
+from omc.keras import host
 from omc.mixed_precision.objectives import checked_batches, examples_of, loss_function
 
 
@@ -42,7 +43,7 @@ def traces(model, variables, data, loss=None, probes=16, seed=0):
     value = loss_function(model, loss)
     sizes = [examples_of(batch) for batch in batches]
     found = []
-    for index, variable in enumerate(variables):
+    for index, variable in enumerate(map(host.value_of, variables)):
         total = 0.0
         for probe in range(probes):
             for place, (batch, size) in enumerate(zip(batches, sizes)):

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import tensorflow as tf
 
 from omc.errors import InputError, InputTypeError
+from omc.keras.adapters import training
 
 
 def mean_loss(value, batches):
@@ -40,7 +41,7 @@ def loss_function(model, loss):
         InputError: No loss.
     """
     if loss is None:
-        if getattr(model, "compiled_loss", None) is None:
+        if not training.has_loss(model):
             tip = "model.compile(optimizer, loss) first, or pass loss."
             raise InputError(
                 "loss", "a loss, to measure what widths cost", "none, nor a compiled model", tip

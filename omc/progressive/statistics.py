@@ -8,6 +8,7 @@ import contextlib
 
 import tensorflow as tf
 
+from omc.keras import host
 from omc.keras.batchnorm_statistics import (
     STATISTICS,
     batchnorm_layers,
@@ -43,7 +44,7 @@ def of_stages(model, held, held_at, stages, calibration):
     batches = checked_batches(calibration, "calibration", layers)
     try_out(model, batches, "calibration", layers)
     places = {id(variable): place for place, (variable, _) in enumerate(held)}
-    kept = [getattr(layer, name) for layer in layers for name in STATISTICS]
+    kept = [host.value_of(getattr(layer, name)) for layer in layers for name in STATISTICS]
     found = {places[id(variable)]: [] for variable in kept}
     quantized = {place: codec for place, (_, codec) in enumerate(held) if codec is not None}
     for stage in range(stages) if found else ():

@@ -4,8 +4,9 @@ import numpy as np
 import tensorflow as tf
 
 import omc
-from omc.keras.host import variables_of
+from omc.keras.host import MAJOR, value_of, variables_of
 from omc.keras.nesting import added_variables
+from omc.policies import VariableSpec
 
 L = tf.keras.layers
 WIDTHS = (8, 4, 2)
@@ -37,6 +38,26 @@ def compiled(model, optimizer=None):
 def nested_network(norm=True, **options):
     options = {"bits": WIDTHS, "calibration": data()[0], **options}
     return omc.nest(network(norm), **options)
+
+
+def name_of(weight):
+    """A weight's name as OMC knows it, which is its path in Keras 3."""
+    return VariableSpec.of(value_of(weight)).name
+
+
+def save_checkpoint(model, path):
+    """Writes TensorFlow's format, which is no more one of Keras 3's `save_weights`."""
+    if MAJOR == 2:
+        model.save_weights(path)
+    else:
+        tf.train.Checkpoint(model).write(str(path))
+
+
+def load_checkpoint(model, path):
+    """Restores what `save_checkpoint` wrote; returns TensorFlow's status of it."""
+    if MAJOR == 2:
+        return model.load_weights(path)
+    return tf.train.Checkpoint(model).read(str(path))
 
 
 def dense_copy(model):

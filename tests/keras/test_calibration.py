@@ -9,6 +9,7 @@ from omc import nested
 from omc.errors import InputError, ModelError
 from omc.keras.host import variables_of
 from omc.keras.nesting import nesting_of
+from tests.keras.either import only_keras_2
 from tests.keras.nested_models import WIDTHS, compiled, data, nested_network, network
 
 
@@ -162,10 +163,31 @@ def test_nothing_but_statistics_changes(prepare):
     assert np.any(model.get_layer("norm").moving_mean.numpy() != 0)
 
 
-@pytest.mark.parametrize("way", ["layer", "model", "call"])
+class Inferring(tf.keras.Model):
+    """Calls its BatchNorm in inference mode, whatever its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.norm = tf.keras.layers.Dense(3), tf.keras.layers.BatchNormalization()
+
+    def call(self, inputs):
+        return self.norm(self.dense(inputs), training=False)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "layer",
+        "model",
+        pytest.param("graph", marks=only_keras_2("fit() overrides a graph's training=False")),
+        "call",
+    ],
+)
 def test_where_all_batchnorm_is_frozen_an_error_says_so(way):
-    model = stack(training=False if way == "call" else None)
-    if way != "call":
+    model = Inferring() if way == "call" else stack(training=False if way == "graph" else None)
+    if way == "call":
+        model(sorted_inputs())
+    elif way != "graph":
         (model if way == "model" else model.get_layer("norm")).trainable = False
     before = model.get_weights()
     with pytest.raises(ModelError, match="frozen"):

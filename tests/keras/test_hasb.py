@@ -13,7 +13,7 @@ from omc.keras import joint_training
 from omc.keras.host import variables_of
 from omc.keras.nesting import Options, added_variables, nesting_of
 from omc.keras.switching import Draw, Switching
-from tests.keras.nested_models import LOSS, compiled, data, nested_network, network
+from tests.keras.nested_models import LOSS, compiled, data, name_of, nested_network, network
 
 L = tf.keras.layers
 WIDTHS = (8, 4, 2)
@@ -196,7 +196,7 @@ def test_embeddings_and_what_has_no_quantizer_switch_too():
 def test_traces_of_a_model_decide_which_layers_are_sensitive():
     model, (x, y) = network(), data()
     plan = omc.mixed_precision.hasb(model, [(x, y)], epochs=2, batches=4, loss=LOSS, probes=2)
-    names = [layer.kernel.name[:-2] for layer in model.layers if hasattr(layer, "kernel")]
+    names = [name_of(layer.kernel) for layer in model.layers if hasattr(layer, "kernel")]
     assert list(plan.traces) == names
     nested = omc.nest(network(), WIDTHS, x, switching=plan.of(names[1:-1]))
     kept = nesting_of(nested).options.switching

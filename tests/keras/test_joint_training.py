@@ -8,8 +8,9 @@ import omc
 from omc import nested
 from omc.errors import InputTypeError, ModelError
 from omc.keras import joint_training
-from omc.keras.host import variables_of
+from omc.keras.host import MAJOR, value_of, variables_of
 from omc.keras.nesting import nesting_of
+from tests.keras.either import only_keras_2
 from tests.keras.nested_models import (
     LOSS,
     WIDTHS,
@@ -151,7 +152,7 @@ def test_what_is_frozen_stays_to_the_bit():
     model.layers[4].trainable = False
     omc.nest(model, WIDTHS, data()[0])
     state, (x, y) = nesting_of(model), data()
-    frozen = next(v for v in state.variables if v is model.layers[4].kernel)
+    frozen = next(v for v in state.variables if v is value_of(model.layers[4].kernel))
     before = frozen.buffer.numpy(), state.tables[id(frozen)].numpy()
     compiled(model, tf.keras.optimizers.SGD(0.5)).fit(x, y, batch_size=8, epochs=4, verbose=0)
     np.testing.assert_array_equal(frozen.buffer.numpy(), before[0])
@@ -169,11 +170,15 @@ def test_sample_weights_may_be_a_column():
     assert found[0] == pytest.approx(found[1])
 
 
-def test_optimizers_that_cannot_be_are_refused(tmp_path):
-    x, y = data()
+@only_keras_2("has no legacy optimizers")
+def test_legacy_optimizers_are_refused():
     model = compiled(nested_network(), tf.keras.optimizers.legacy.SGD())
     with pytest.raises(InputTypeError, match="optimizer"):
-        model.fit(x, y, verbose=0)
+        model.fit(*data(), verbose=0)
+
+
+def test_a_model_whose_optimizer_has_begun_is_refused(tmp_path):
+    x, y = data()
     model = compiled(omc.wrap(network(), "INT8"))
     model.fit(x, y, verbose=0)
     with pytest.raises(ModelError, match="optimizer"):
@@ -226,9 +231,11 @@ def test_a_models_own_train_step_is_not_fits_but_ones_own():
 
 def test_batch_normalization_of_other_kinds():
     inputs = tf.keras.Input((4,))
+    older = [(L.experimental.SyncBatchNormalization(), False)] if MAJOR == 2 else []
     for norm, refused in (
         (L.BatchNormalization(renorm=True), True),
-        (L.experimental.SyncBatchNormalization(), False),
+        (L.BatchNormalization(synchronized=True), False),
+        *older,
     ):
         x = L.Dense(6)(norm(L.Dense(6)(L.Dense(6)(inputs))))
         model = tf.keras.Model(inputs, x)

@@ -10,7 +10,10 @@ import tensorflow as tf
 import omc
 from omc.errors import ModelError
 from omc.keras import CompressedVariable
-from omc.keras.host import variables_of
+from omc.keras.adapters import SLOTS_FOLLOW
+from omc.keras.host import MAJOR, variables_of
+from tests.keras.either import only_keras_2
+from tests.keras.traces import trace_count
 
 L, C = tf.keras.layers, tf.keras.callbacks
 RNG = np.random.default_rng(0)
@@ -83,7 +86,7 @@ def test_fit_evaluate_and_predict_trace_once():
         model.predict(X, batch_size=8, verbose=0)
         model.set_weights(model.get_weights())
     for function in (model.train_function, model.test_function, model.predict_function):
-        assert function.experimental_get_tracing_count() == 1
+        assert trace_count(function) == 1
 
 
 def test_a_train_step_of_the_users_own():
@@ -112,11 +115,27 @@ def test_added_losses_and_activity_regularizers():
             self.add_loss(0.1 * tf.reduce_sum(self.kernel**2))
             return x @ self.kernel
 
+    class Priced(L.Layer):
+        def __init__(self, price):
+            super().__init__()
+            self._price = price
+
+        def call(self, x):
+            self.add_loss(self._price())
+            return x
+
     def build():
         model = tf.keras.Sequential(
             [tf.keras.Input((12,)), L.Dense(16, "tanh", activity_regularizer="l2"), Penalty()]
         )
-        model.add_loss(lambda: 0.1 * tf.reduce_sum(tf.abs(model.layers[0].kernel)))
+
+        def price():
+            return 0.1 * tf.reduce_sum(tf.abs(model.layers[0].kernel))
+
+        if MAJOR == 2:
+            model.add_loss(price)
+        else:  # Which takes losses from a layer's call only.
+            model.add(Priced(price))
         return model
 
     assert_same_training(build, X, Y)
@@ -165,6 +184,10 @@ def test_frozen_layers_keep_their_codes(when):
 # --- Callbacks
 
 
+# Keras 3 has no other files of weights than those of the first name.
+WEIGHTS = ["a.weights.h5"] + ["a.h5", "checkpoint"] * (MAJOR == 2)
+
+
 def test_callbacks(tmp_path):
     model = omc.wrap(dense_model(), "S1E3M7")
     model.compile("adam", "mse")
@@ -174,12 +197,11 @@ def test_callbacks(tmp_path):
         epochs=3,
         validation_data=(X, Y),
         callbacks=[
-            C.ModelCheckpoint(str(tmp_path / "variables_of(a).h5"), save_weights_only=True),
-            C.ModelCheckpoint(str(tmp_path / "checkpoint"), save_weights_only=True),
+            C.ReduceLROnPlateau("loss", patience=0, min_delta=1e9, factor=0.5),
+            *(C.ModelCheckpoint(str(tmp_path / name), save_weights_only=True) for name in WEIGHTS),
             C.ModelCheckpoint(str(tmp_path / "model.keras")),
             C.TensorBoard(tmp_path / "board", histogram_freq=1, write_images=True),
             C.CSVLogger(tmp_path / "log.csv"),
-            C.ReduceLROnPlateau("loss", patience=0, min_delta=1e9, factor=0.5),
             C.TerminateOnNaN(),
             C.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(logs["loss"])),
         ],
@@ -187,7 +209,7 @@ def test_callbacks(tmp_path):
     assert len(list(csv.DictReader((tmp_path / "log.csv").open()))) == len(seen) == 3
     assert float(model.optimizer.learning_rate) < 1e-3
     assert list((tmp_path / "board").rglob("events*"))
-    for name in ("variables_of(a).h5", "checkpoint"):
+    for name in WEIGHTS:
         plain, other = dense_model(), omc.wrap(dense_model(), "S1E3M7")
         plain.load_weights(tmp_path / name)
         other.load_weights(tmp_path / name)
@@ -252,7 +274,17 @@ def test_getting_and_setting_weights_keeps_every_code(fmt):
             np.testing.assert_array_equal(old, new)
 
 
-@pytest.mark.parametrize("name", ["w.h5", "w.weights.h5", "w"])
+NO_OTHER_FILES = only_keras_2("save_weights() takes names in .weights.h5 only")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "w.weights.h5",
+        pytest.param("w.h5", marks=NO_OTHER_FILES),
+        pytest.param("w", marks=NO_OTHER_FILES),
+    ],
+)
 def test_saving_and_loading_weights_keeps_every_code(name, tmp_path):
     model = omc.wrap(dense_model(), "S1E3M7")
     model.compile("adam", "mse", run_eagerly=True)
@@ -317,8 +349,12 @@ def containers():
 def tied_functional():
     inputs = tf.keras.Input((12,))
     dense = L.Dense(8, use_bias=False)
-    hidden = tf.tanh(dense(inputs))
-    back = tf.matmul(hidden, dense.kernel, transpose_b=True)
+    if MAJOR == 2:
+        hidden = tf.tanh(dense(inputs))
+        back = tf.matmul(hidden, dense.kernel, transpose_b=True)
+    else:
+        hidden = tf.keras.ops.tanh(dense(inputs))
+        back = tf.keras.ops.einsum("bo,io->bi", hidden, dense.kernel)
     return tf.keras.Model(inputs, dense(back))
 
 
@@ -358,10 +394,15 @@ def test_a_wrapped_part_of_a_plain_model():
     whole.compile("adam", "mse")
     losses = fit(whole, epochs=5).history["loss"]
     assert losses[-1] < losses[0] and len(compressed(whole)) == 2
+    # Where slots go on with what is wrapped later, those that are to be stored in codes do not.
+    policy = omc.Policy("INT8", slots="S1E8M7" if SLOTS_FOLLOW else None)
     with pytest.raises(ModelError, match="a part of which is wrapped, and whose optimizer"):
-        omc.wrap(whole, "INT8")
-    whole.compile("adam", "mse")
+        omc.wrap(whole, policy)
+    if not SLOTS_FOLLOW:
+        whole.compile("adam", "mse")
     assert len(compressed(omc.wrap(whole, "INT8"))) == 3
+    more = fit(whole, epochs=5).history["loss"]
+    assert more[-1] < losses[-1]
 
 
 # --- Refusals

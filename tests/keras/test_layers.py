@@ -11,18 +11,28 @@ import tensorflow as tf
 
 import omc
 from omc.keras import CompressedVariable
-from omc.keras.host import variables_of
+from omc.keras.host import MAJOR, variables_of
+from tests.keras.either import only_keras_2, only_keras_3
 
 L = tf.keras.layers
 LINE, IMAGE, VOLUME, STEPS = (12, 4), (9, 9, 4), (7, 7, 7, 3), (6, 5)
 TOKENS = "tokens"
+CAUSAL = "causal" if MAJOR == 2 else "same"  # Of separable convolutions Keras 3 has no causal ones.
 
 
 def self_attention(**options):
+    return attending_itself(L.MultiHeadAttention(2, 6, **options))
+
+
+def grouped_attention():
+    return attending_itself(L.GroupQueryAttention(6, 4, 2))
+
+
+def attending_itself(layer):
     class SelfAttention(L.Layer):
         def __init__(self):
             super().__init__()
-            self.inner = L.MultiHeadAttention(2, 6, **options)
+            self.inner = layer
 
         def call(self, x):
             return self.inner(x, x)
@@ -54,6 +64,17 @@ class Tied(L.Layer):
         return tf.matmul(x, self.embeddings.embeddings, transpose_b=True)
 
 
+class Reversed(L.Layer):
+    """Keras' own layer for that."""
+
+    def build(self, shape):
+        self.embeddings = L.ReversibleEmbedding(20, 6)
+        self.embeddings.build(shape)
+
+    def call(self, x):
+        return self.embeddings(tf.reduce_sum(self.embeddings(x), 1), reverse=True)
+
+
 class Twice(L.Layer):
     """A layer used twice."""
 
@@ -75,7 +96,7 @@ class Cells(L.Layer):
     def call(self, x):
         outputs = []
         for cell in self.cells:
-            state = cell.get_initial_state(x[:, 0])
+            state = cell.get_initial_state(x[:, 0] if MAJOR == 2 else x.shape[0])
             for step in range(2):
                 y, state = cell(x[:, step], state)
             outputs.append(y)
@@ -86,7 +107,11 @@ def stacked():
     return L.RNN(L.StackedRNNCells([L.GRUCell(4), L.LSTMCell(3)]), return_sequences=True)
 
 
-# Row of the table -> [(layer, input shape)], served.
+ONE_BATCH_AXIS = only_keras_2("convolutions take one batch axis")
+STRIDES_DILATED = only_keras_3("refuses strides together with dilation")
+NO_LOCALLY_CONNECTED = only_keras_2("has no such layers")
+
+# Row of the table -> [(layer, input shape, marks)], served.
 CASES = {
     "Dense": ([(lambda: L.Dense(5), (6,)), (lambda: L.Dense(5, "relu"), (3, 6))], "transient"),
     "EinsumDense": (
@@ -96,7 +121,10 @@ CASES = {
         ],
         "transient",
     ),
-    "MultiHeadAttention": ([(self_attention, STEPS)], "transient"),
+    "MultiHeadAttention": (
+        [(self_attention, STEPS), (grouped_attention, STEPS, only_keras_3("has no such layer"))],
+        "transient",
+    ),
     "Attention, AdditiveAttention (`scale` is no matrix)": (
         [
             (lambda: scored(L.Attention(use_scale=True)), STEPS),
@@ -109,7 +137,7 @@ CASES = {
             (lambda: L.Conv1D(6, 3, padding="causal", activation="relu"), LINE),
             (lambda: L.Conv1D(6, 3, strides=2, padding="same"), LINE),
             (lambda: L.Conv1D(6, 3, dilation_rate=2), LINE),
-            (lambda: L.Conv1D(6, 3, dilation_rate=2, padding="causal"), (2, *LINE)),
+            (lambda: L.Conv1D(6, 3, dilation_rate=2, padding="causal"), (2, *LINE), ONE_BATCH_AXIS),
         ],
         "transient",
     ),
@@ -117,7 +145,7 @@ CASES = {
         [
             (lambda: L.Conv2D(6, (3, 2), strides=2, padding="same"), IMAGE),
             (lambda: L.Conv2D(6, 3, dilation_rate=(2, 1), padding="same"), IMAGE),
-            (lambda: L.Conv2D(6, 3), (2, *IMAGE)),
+            (lambda: L.Conv2D(6, 3), (2, *IMAGE), ONE_BATCH_AXIS),
         ],
         "transient",
     ),
@@ -158,30 +186,35 @@ CASES = {
         [
             (lambda: L.DepthwiseConv2D(3, depth_multiplier=2, padding="same"), IMAGE),
             (lambda: L.DepthwiseConv2D(3, dilation_rate=2), IMAGE),
+            (lambda: L.DepthwiseConv2D(3, strides=2, dilation_rate=2), IMAGE, STRIDES_DILATED),
         ],
         "transient",
     ),
     "SeparableConv1D": (
-        [(lambda: L.SeparableConv1D(6, 3, padding="causal", activation="tanh"), LINE)],
+        [(lambda: L.SeparableConv1D(6, 3, padding=CAUSAL, activation="tanh"), LINE)],
         "transient",
     ),
     "SeparableConv2D": (
         [
             (lambda: L.SeparableConv2D(6, 3, strides=2), IMAGE),
             (lambda: L.SeparableConv2D(6, 3, dilation_rate=2, padding="same"), IMAGE),
+            (lambda: L.SeparableConv2D(6, 3, strides=2, dilation_rate=2), IMAGE, STRIDES_DILATED),
         ],
         "transient",
     ),
     "LocallyConnected1D, LocallyConnected2D": (
         [
-            (lambda: L.LocallyConnected1D(3, 3), LINE),
-            (lambda: L.LocallyConnected2D(3, 3, implementation=2), IMAGE),
+            (lambda: L.LocallyConnected1D(3, 3), LINE, NO_LOCALLY_CONNECTED),
+            (lambda: L.LocallyConnected2D(3, 3, implementation=2), IMAGE, NO_LOCALLY_CONNECTED),
         ],
         "transient",
     ),
     "PReLU": ([(lambda: L.PReLU("normal"), LINE)], "transient"),
     "Embedding": ([(lambda: L.Embedding(20, 6), TOKENS)], "transient"),
-    "Embedding, tied to the output's logits": ([(Tied, TOKENS)], "transient"),
+    "Embedding, tied to the output's logits": (
+        [(Tied, TOKENS), (Reversed, TOKENS, only_keras_3("has no such layer"))],
+        "transient",
+    ),
     "a layer used twice": ([(Twice, (6,))], "transient"),
     "SimpleRNN": ([(lambda: L.SimpleRNN(4), STEPS)], "transient"),
     "LSTM": (
@@ -222,9 +255,9 @@ CASES = {
     ),
 }
 EACH = [
-    pytest.param(make, shape, served, id=f"{row}-{index}")
+    pytest.param(make, shape, served, id=f"{row}-{index}", marks=marks)
     for row, (makes, served) in CASES.items()
-    for index, (make, shape) in enumerate(makes)
+    for index, (make, shape, *marks) in enumerate(makes)
 ]
 
 
@@ -243,7 +276,7 @@ def pair(make, shape, policy="S1E5M10"):
 
 def batch(model):
     rng = np.random.default_rng(3)
-    if model.input.dtype == tf.int32:
+    if model.inputs[0].dtype == tf.int32:
         return tf.constant(rng.integers(0, 20, model.input_shape), tf.int32)
     return tf.constant(rng.normal(size=model.input_shape), tf.float32)
 
@@ -295,7 +328,7 @@ def test_as_plain_keras(make, shape, served, graph):
 )
 def test_one_step_of_fit(row):
     """The update is the plain one up to what a code of 16 bits can say."""
-    make, shape = CASES[row][0][0]
+    make, shape = CASES[row][0][0][:2]
     wrapped, plain = pair(make, shape)
     x = batch(plain)
     y = tf.zeros_like(plain(x))

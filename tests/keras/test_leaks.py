@@ -11,6 +11,7 @@ from tensorflow.python.framework import ops
 
 import omc
 from omc.keras import schedule
+from omc.keras.host import value_of
 
 L = tf.keras.layers
 X = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
@@ -52,7 +53,7 @@ def test_50_rewraps_take_no_memory():
             model = omc.wrap(tf.keras.Sequential([tf.keras.Input((32,)), L.Dense(32)]), "INT8")
             model.compile("sgd", "mse")
             model.train_on_batch(X[:8], X[:8])
-            refs.append(weakref.ref(model.layers[0].kernel))
+            refs.append(weakref.ref(value_of(model.layers[0].kernel)))
         del model
         tf.keras.backend.clear_session()
         gc.collect()
@@ -94,7 +95,7 @@ def differentiated(model):
 def test_a_dropped_model_is_gone(use):
     model = compiled_model("INT4")
     use(model)
-    refs = [weakref.ref(layer.kernel) for layer in model.layers]
+    refs = [weakref.ref(value_of(layer.kernel)) for layer in model.layers]
     del model
     tf.keras.backend.clear_session()
     gc.collect()

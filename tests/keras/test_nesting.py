@@ -9,7 +9,7 @@ import tensorflow as tf
 import omc
 from omc import nested
 from omc.errors import ArtifactError, InputError, InputTypeError, ModelError
-from omc.keras.host import variables_of
+from omc.keras.host import value_of, variables_of
 from omc.keras.nesting import added_variables, nesting_of
 from tests.keras.nested_models import (
     LOSS,
@@ -18,8 +18,11 @@ from tests.keras.nested_models import (
     compiled,
     data,
     dense_copy,
+    load_checkpoint,
+    name_of,
     nested_network,
     network,
+    save_checkpoint,
 )
 
 
@@ -42,7 +45,7 @@ def test_first_and_last_matrix_are_fixed_or_as_one_says():
     ]
     assert len(nesting_of(nested_network(fixed=())).variables) == 5
     model = network()
-    first = model.layers[1].kernel.name.split(":")[0]
+    first = name_of(model.layers[1].kernel)
     state = nesting_of(omc.nest(model, WIDTHS, data()[0], fixed=(first,)))
     assert len(state.variables) == 4
     with pytest.raises(InputError, match="fixed"):
@@ -56,7 +59,8 @@ def test_a_layer_computes_with_quantized_activations():
     state = nesting_of(model)
     omc.nested.switch(model, 4)
     variable = state.variables[-1]
-    layer = next(layer for layer in model.layers if getattr(layer, "kernel", 0) is variable)
+    layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
+    layer = next(layer for layer in layers if value_of(layer.kernel) is variable)
     h = tf.random.stateless_normal([7, variable.shape[0]], [1, 2])
     quantizer = variable.input_quantizer
     assert quantizer.bits == 3
@@ -194,11 +198,15 @@ def test_setting_what_was_got_keeps_all_stored_bits(bits):
     assert np.isfinite(model.predict(data()[0], verbose=0)).all()
 
 
-def test_checkpoints_of_tensorflow_restore_every_width(trained, tmp_path):
-    x, _ = data()
-    trained.save_weights(tmp_path / "checkpoint")
+@pytest.mark.parametrize("name", ["checkpoint", "m.weights.h5"])
+def test_checkpoints_and_weights_of_keras_restore_every_width(name, trained, tmp_path):
     other = nested_network(calibration=data(seed=5)[0] * 2)
-    other.load_weights(tmp_path / "checkpoint").assert_existing_objects_matched()
+    if name == "checkpoint":
+        save_checkpoint(trained, tmp_path / name)
+        load_checkpoint(other, tmp_path / name).assert_existing_objects_matched()
+    else:
+        trained.save_weights(tmp_path / name)
+        other.load_weights(tmp_path / name)
     for theirs, ours in zip(added_variables(trained), added_variables(other)):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
     assert {v.name.count("/") for v in added_variables(other)} == {1}  # Under its layer's name.

@@ -7,6 +7,7 @@ import tensorflow as tf
 import omc
 from omc import nested
 from omc.keras import joint_training
+from omc.keras.host import value_of
 from omc.keras.nesting import nesting_of
 from tests.keras.nested_models import LOSS, L
 
@@ -61,11 +62,11 @@ def test_what_is_all_zero_has_the_range_of_hes_initializer():
             end = float(kernel.codec.transform_of(kernel.buffer)[0]) * kernel.codec.format.max
             assert end == pytest.approx((6 / 32) ** 0.5, rel=0.01)
             # And the activations behind it are about -1 to 1.
-            table = nesting_of(model).tables[id(model.layers[2].kernel)].numpy()
+            table = nesting_of(model).tables[id(value_of(model.layers[2].kernel))].numpy()
             for width in bits:
                 scale, offset = table[width]
                 assert offset == -1 and np.rint(offset / scale) == pytest.approx(offset / scale)
-                assert scale * (2**width - 1) + offset == pytest.approx(1, abs=1.01 * scale)
+                assert scale * (2**width - 1) + offset == pytest.approx(1, abs=1.01 * float(scale))
 
 
 def test_ranges_that_suit_stay(monkeypatch):

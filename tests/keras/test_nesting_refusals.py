@@ -7,6 +7,8 @@ import tensorflow as tf
 import omc
 from omc.keras.host import variables_of
 from omc.keras.nesting import nesting_of
+from omc.policies import VariableSpec
+from tests.keras.either import only_keras_2
 from tests.keras.nested_models import L
 
 X = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
@@ -38,7 +40,7 @@ def test_a_policy_is_of_the_whole_model(options, formats):
     assert stored == [None if codec is None else codec.format.name for codec in wanted]
     if formats:
         assert stored == [None if name == "FP32" else name for name in formats]
-    nested_ones = [v.name.split("/")[0] for v in nesting_of(model).variables]
+    nested_ones = [VariableSpec.of(v).name.split("/")[-2] for v in nesting_of(model).variables]
     assert nested_ones == [layer.name for layer, s in zip(model.layers, stored) if s is not None]
     model.compile("sgd", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(X, np.zeros(64), verbose=0)
@@ -146,6 +148,7 @@ class Holder(L.Layer):
         return x
 
 
+@only_keras_2("layers do not track what a tf.Module holds")
 def test_weights_may_lie_in_modules(tmp_path):
     def make():
         tf.keras.utils.set_random_seed(0)
@@ -201,8 +204,8 @@ def test_calibration_says_what_is_wrong_with_it():
     own = Own()
     own(X)
     for model, data, text in (
-        (mlp(), X[:, :5], "expected shape=.None, 6., found shape=.64, 5."),
-        (own, X[:, :5], "layer 'own(_[0-9]+)?'.*dense_0.*axis -1.*6.*5"),
+        (mlp(), X[:, :5], "=.None, 6., found shape=.64, 5.|'d0'.* axis -1 .* 6, .* .64, 5."),
+        (own, X[:, :5], r"(layer 'own(_[0-9]+)?'|Own\.call).*dense_0.*axis -1.*6.*5"),
         (mlp(), [(X, np.zeros(3)), X[:, :4]], "incompatible"),
         (mlp(), np.zeros((8, 6), np.float32), "not all 0"),
         (mlp(), np.full((8, 6), 3e38, np.float32), "finite outputs"),

@@ -9,7 +9,7 @@ from omc import nested
 from omc.keras import grids
 from omc.keras.host import variables_of
 from omc.keras.nesting import nesting_of
-from tests.keras.nested_models import L
+from tests.keras.nested_models import L, load_checkpoint, save_checkpoint
 
 X = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
 
@@ -56,9 +56,12 @@ def test_keras_files_have_the_sets_in_one_order(tmp_path):
     omc.calibrate(other, X, (6, 3))
     outputs = marked(model, (8, 6, 4, 3))
     nested.switch(model, 8)
-    for name in ("m.weights.h5", "checkpoint"):
-        model.save_weights(tmp_path / name)
-        other.load_weights(tmp_path / name)
+    for save, load, name in (
+        (tf.keras.Model.save_weights, tf.keras.Model.load_weights, "m.weights.h5"),
+        (save_checkpoint, load_checkpoint, "checkpoint"),
+    ):
+        save(model, tmp_path / name)
+        load(other, tmp_path / name)
         for bits, expected in outputs.items():
             found = nested.switch(other, bits).predict(X, verbose=0)
             np.testing.assert_allclose(found, expected, atol=0.05)
@@ -140,12 +143,12 @@ def test_dense_values_of_all_bits_get_their_codes_back(tmp_path):
     outputs = {bits: nested.switch(model, bits).predict(X, verbose=0) for bits in (8, 3)}
     nested.switch(model, 8)
     model.save_weights(tmp_path / "m.weights.h5")
-    model.save_weights(tmp_path / "checkpoint")
+    save_checkpoint(model, tmp_path / "checkpoint")
     model.fit(X, X[:, :3], epochs=3, verbose=0)  # The scales move on.
     for target, restore in (
         (model, lambda: model.set_weights(kept)),
         (other, lambda: other.load_weights(tmp_path / "m.weights.h5")),
-        (model, lambda: model.load_weights(tmp_path / "checkpoint")),
+        (model, lambda: load_checkpoint(model, tmp_path / "checkpoint")),
     ):
         nested.switch(target, 8)
         restore()

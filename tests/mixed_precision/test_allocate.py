@@ -114,10 +114,11 @@ def test_wrapped_models_are_allocated_from_their_stored_values():
 
 
 def test_variables_of_one_name_share_a_format():
-    inner = [tf.keras.Sequential([tf.keras.Input((9,)), L.Dense(9, name="d")]) for _ in range(2)]
+    inputs = [tf.keras.Input((9,)) for _ in range(2)]
+    inner = [tf.keras.Model(each, L.Dense(9, name="d")(each)) for each in inputs]
     model = tf.keras.Sequential([tf.keras.Input((9,)), *inner, L.Dense(30, name="last")])
-    names = [v.name for v in variables_of(model)]
-    assert names.count("d/kernel:0") == 2
+    names = [VariableSpec.of(v).name for v in variables_of(model)]
+    assert names.count("d/kernel") == 2
     policy = allocate(model, stored_bytes=600)
     assert len(policy.widths) == 2
     report = omc.memory_report(omc.wrap(model, policy))
@@ -125,6 +126,29 @@ def test_variables_of_one_name_share_a_format():
     shared = [row.loss for row in policy.rows if row.name == "d/kernel"]
     assert len(set(shared)) == 2  # Each has its own error.
     assert policy.loss == pytest.approx(sum(r.loss for r in policy.rows if r.loss is not None))
+
+
+def test_a_layer_inside_another_has_a_format_of_its_own_whatever_layer_has_its_name():
+    class Outer(L.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.inner = L.Dense(9, name="d")
+
+        def build(self, shape):
+            self.inner.build(shape)
+            super().build(shape)
+
+        def call(self, inputs):
+            return self.inner(inputs)
+
+    inputs, rng = tf.keras.Input((9,)), np.random.default_rng(0)
+    model = tf.keras.Model(inputs, Outer(name="outer")(L.Dense(9, name="d")(inputs)))
+    model.get_layer("d").kernel.assign(rng.integers(-1, 2, (9, 9)))  # On the grid of INT2.
+    model.get_layer("outer").inner.kernel.assign(rng.normal(size=(9, 9)))
+    policy = allocate(model, bits=5)
+    report = omc.memory_report(omc.wrap(model, policy))
+    formats = [row.format for row in report.rows if row.name.endswith("kernel")]
+    assert formats == list(policy.widths.values()) == ["INT2", "INT8"]
 
 
 def test_names_with_wildcards_mean_themselves():

@@ -58,7 +58,7 @@ def test_bytes_on_the_wire_hold_for_the_wrapped_models_buffers(coder):
             coder(v.buffer.numpy(), v.codec)
             if isinstance(v, CompressedVariable)
             else v.numpy().nbytes
-            for v in omc.wrap(build(), policy).variables
+            for v in variables_of(omc.wrap(build(), policy))
         )
         assert sent == policy.budgets[0].used <= limit
         assert sent == sum(row.coded_bytes for row in policy.rows)

@@ -6,7 +6,6 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omc.learning.client_works import paired
 from omc.mixed_precision.fitted_scales import fitted_buffer, relative_errors
 from omc.nested import extract_buffer
 from tests.mixed_precision.integer_buffers import OFFSET, SCALE, codec_of, stored
@@ -63,12 +62,21 @@ def test_the_scale_is_that_of_least_squares(bits, narrow):
     np.testing.assert_allclose(scale, SCALE * (codes @ own) / (own @ own), rtol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def paired():
+    """What the learning room, which needs TensorFlow Federated, puts around nested codes."""
+    pytest.importorskip("tensorflow_federated")
+    from omc.learning import client_works
+
+    return client_works.paired
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     codes=st.lists(st.integers(-127, 127), min_size=1, max_size=40),
     narrow=st.integers(2, 7),
 )
-def test_never_worse_than_the_second_rounding(codes, narrow):
+def test_never_worse_than_the_second_rounding(paired, codes, narrow):
     codes = np.array(codes)
     codec, own = codec_of(8, len(codes)), codec_of(narrow, len(codes))
     nested = paired(own, extract_buffer(stored(codes, 8), codec, narrow))
@@ -111,7 +119,7 @@ def test_zeros_stay_zeros_at_a_usable_scale():
     assert scale == SCALE * 64  # As the second rounding has it.
 
 
-def test_two_bits_of_usual_weights_lose_far_less_than_by_the_second_rounding():
+def test_two_bits_of_usual_weights_lose_far_less_than_by_the_second_rounding(paired):
     codes, own = drawn(8, 20_000), codec_of(2, 20_000)
     nested = paired(own, extract_buffer(stored(codes, 8), codec_of(8, 20_000), 2))
     mine, scale, _, _ = fitted(codes, 8, 2)

@@ -32,7 +32,7 @@ def network(seed=0, width=13):
     x = L.Conv2D(7, 3, activation="relu", name="conv")(inputs)
     x = L.BatchNormalization()(x)
     x = L.Dense(width, activation="tanh", name="hidden")(L.Flatten()(x))
-    model = tf.keras.Model(inputs, L.Dense(3, name="head")(L.Dropout(0.5)(x)))
+    model = tf.keras.Model(inputs, L.Dense(3, name="head")(L.Dropout(0.5, seed=1)(x)))
     for variable in variables_of(model):
         if variable.shape.rank == 1:
             variable.assign(np.random.default_rng(seed).uniform(0.5, 1.5, variable.shape))

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import omc
 import omc.progressive
+from omc.keras.host import variables_of
 from omc.progressive import __main__ as program
 from tests.progressive.chains import batch, changed, network, stored, values
 
@@ -44,7 +45,7 @@ def test_a_model_goes_there_and_back(folder, capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:4] == ["part", "kind", "stage", "bytes"] and len(lines) == 4
     found = [omc.progressive.load(path) for path in parts_of(folder / "parts")]
-    dense = sum(v.numpy().nbytes for v in network().variables)
+    dense = sum(v.numpy().nbytes for v in variables_of(network()))
     sofar = 0
     for line, part in zip(lines[1:], found):
         sofar += part.nbytes

@@ -144,8 +144,7 @@ def test_the_table_of_predictions_is_the_formats_specification(name):
 @pytest.fixture(scope="module")
 def trained():
     """A model of 165,000 weights, trained on scikit-learn's digits."""
-    from sklearn.datasets import load_digits
-
+    load_digits = pytest.importorskip("sklearn.datasets").load_digits
     tf.keras.utils.set_random_seed(0)
     x, y = load_digits(return_X_y=True)
     normal = tf.keras.initializers.RandomNormal  # Keras' others are cut off.

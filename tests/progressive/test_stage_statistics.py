@@ -7,10 +7,12 @@ import tensorflow as tf
 import omc
 import omc.progressive
 from omc.errors import ArtifactError, InputError, ModelError
+from omc.keras.host import MAJOR
 from omc.progressive import Receiver, parts
 from omc.progressive.__main__ import main
 from tests.progressive.chains import changed, nested, network, stored, values
 
+DDOF = {2: 1, 3: 0}[MAJOR]  # The fused kernel, which Keras 2 uses, divides by n - 1.
 STAGES = ["INT3", "INT4", "INT8", "FP32"]
 
 
@@ -33,7 +35,7 @@ def of_outputs(model, x):
     windows = np.lib.stride_tricks.sliding_window_view(x.astype(float), (3, 3), axis=(1, 2))
     outputs = np.maximum(np.einsum("nhwcij,ijco->nhwo", windows, kernel) + bias, 0)
     outputs = outputs.reshape(-1, outputs.shape[-1])
-    return outputs.mean(axis=0), outputs.var(axis=0, ddof=1)  # As the fused kernel has it.
+    return outputs.mean(axis=0), outputs.var(axis=0, ddof=DDOF)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

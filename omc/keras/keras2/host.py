@@ -51,6 +51,11 @@ def in_layer_call():
     return base_layer_utils.call_context().in_call
 
 
+def is_built(model):
+    """Whether a model has its variables."""
+    return model.built
+
+
 def layers_of(layer):
     """A layer or model and all that it holds, each once, in the order in which it holds them."""
     return list(layer._flatten_layers())

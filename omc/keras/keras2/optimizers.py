@@ -12,14 +12,16 @@ import tensorflow as tf
 from omc.errors import InputTypeError
 from omc.keras.keras2.host import LossScaleOptimizer
 from omc.keras.switching import all_bits
+from omc.keras.update_order import after_gradients, waiting_for_gradients
 from omc.keras.variable import CompressedVariable
 
 
 def slim(optimizer):
     """Lets a Keras optimizer update one weight after the other, without dense copies it can spare.
 
-    Slots of variables whose policy says so are created compressed. And two things of Keras 2.14
-    would hold dense float32 memory larger than the compressed model:
+    Slots of variables whose policy says so are created compressed, and read no earlier than their
+    gradient is there. And two things of Keras 2.14 would hold dense float32 memory larger than the
+    compressed model:
 
     - the sum of gradients over replicas joins all weight gradients in one op, so that no update can
       start before the last gradient is there; with one replica it does nothing else, and is left
@@ -39,6 +41,9 @@ def slim(optimizer):
     if type(optimizer) is tf.keras.optimizers.SGD and not optimizer.momentum and unused:
         optimizer.build = types.MethodType(_build_without_slots, optimizer)
         optimizer.update_step = types.MethodType(_plain_update, optimizer)
+    elif "update_step" not in vars(optimizer):
+        update_step = waiting_for_gradients(type(optimizer).update_step)
+        optimizer.update_step = types.MethodType(update_step, optimizer)
 
 
 def _compressed_slots(add_slot):
@@ -102,7 +107,8 @@ def _meet(optimizer_class, prepare):
         compressed = [v for _, v in grads_and_vars if isinstance(v, CompressedVariable)]
         if compressed:
             prepare(self)
-        with all_bits(compressed):
+        gradients, variables = zip(*grads_and_vars) if grads_and_vars else ((), ())
+        with all_bits(compressed), after_gradients(gradients, variables):
             return apply_gradients(self, grads_and_vars, *args, **kwargs)
 
     optimizer_class.apply_gradients = apply

@@ -119,6 +119,10 @@ def strategy_of(model):
     return getattr(model, "_distribution_strategy", None)
 
 
+SLOTS_FOLLOW = False
+"""Whether an optimizer's slots still belong to a variable that another has taken the place of."""
+
+
 def is_in_use(optimizer):
     """Whether an optimizer has slots of the variables already."""
     return getattr(optimizer, "_built", False)

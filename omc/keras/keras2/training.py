@@ -10,6 +10,11 @@ def has_own_step(model):
     return type(model).train_step is not tf.keras.Model.train_step
 
 
+def has_loss(model):
+    """Whether a model was compiled, which gives it a loss, if only of its penalties."""
+    return getattr(model, "compiled_loss", None) is not None
+
+
 def loss_of(model, x, y, outputs, sample_weights):
     """The compiled loss with penalties, a scalar tensor; the model's log counts it."""
     return model.compute_loss(x, y, outputs, sample_weights)

@@ -9,12 +9,18 @@ import functools
 
 import tensorflow as tf
 from keras.src import backend
-from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.backend.common.variables import AutocastScope
 
+from omc.errors import ModelError
+from omc.keras.keras3.host import in_layer_call
+
 _MARK = "_omc_deferred"
-_HOOKED = ("_maybe_build", "build")  # Methods that Keras looks up on the instance.
+_NEEDS_VALUES = (
+    AttributeError,  # tensor.numpy()
+    NotImplementedError,
+    tf.errors.OperatorNotAllowedInGraphError,
+)
 
 
 def is_deferred(model):
@@ -32,6 +38,8 @@ def defer(model, finish):
     """
     vars(model)[_MARK] = finish  # By vars, for Keras would track what is set as an attribute.
     vars(model).update(_maybe_build=_first_call(model), build=_first_build(model))
+    # Or `compile` would choose XLA by itself, which keeps weights dense.
+    model.supports_jit = model.jit_compile = False
 
 
 def _first_call(model):
@@ -39,11 +47,16 @@ def _first_call(model):
 
     @functools.wraps(method)
     def maybe_build(call_spec):
-        method(call_spec)
-        if model.built and not _complete(model) and not in_stateless_scope():
-            # A `build` of the user's own leaves some layers to the call.
-            backend.compute_output_spec(model.call, **call_spec.arguments_dict)
-        _finish_if_complete(model)
+        try:
+            method(call_spec)
+            if not in_stateless_scope():  # There values are made later, and this is called again.
+                if not _complete(model):
+                    _run(model, call_spec)
+                _finish(model)
+        except BaseException:
+            # Keras would run a function again whose trace failed, and find it empty.
+            model.train_function = model.test_function = model.predict_function = None
+            raise
 
     return maybe_build
 
@@ -55,8 +68,9 @@ def _first_build(model):
     def build(*args, **kwargs):
         with tf.init_scope():  # Variables made inside a trace would have their values after it.
             method(*args, **kwargs)
-        if global_state.get_global_attribute("current_call_ctx") is None:
-            _finish_if_complete(model)
+        # From within a call, variables may still be missing; so may they after Keras' own build.
+        if not in_layer_call() and not in_stateless_scope() and _complete(model):
+            _finish(model)
 
     return build
 
@@ -65,15 +79,34 @@ def _complete(model):
     return model.built and all(layer.built for layer in model._flatten_layers())
 
 
-def _finish_if_complete(model):
-    if not is_deferred(model) or not _complete(model) or in_stateless_scope():
+def _run(model, call_spec):
+    """Builds what a `build` leaves to the call, by running it on symbols.
+
+    Keras has tried that, and goes on without it where the call fails.
+    """
+    try:
+        backend.compute_output_spec(model.call, **call_spec.arguments_dict)
+    except _NEEDS_VALUES as error:
+        if not tf.executing_eagerly():
+            raise
+        raise ModelError(
+            "model",
+            "an unbuilt model that can run in a graph",
+            f"{model.name!r}, whose call() raised {type(error).__name__}: {error}",
+            "call the model on a batch first, then wrap it.",
+        ) from error
+
+
+def _finish(model):
+    if not is_deferred(model):
         return
-    finish = vars(model).pop(_MARK)
-    hooks = {name: vars(model)[name] for name in _HOOKED}
-    vars(model).update({name: hook.__wrapped__ for name, hook in hooks.items()})
+    for layer in model._flatten_layers(include_self=False):
+        _finish(layer)  # A part that waits for its own wrap.
+    before = {name: vars(model).pop(name) for name in (_MARK, "_maybe_build", "build")}
+    vars(model)["build"] = before["build"].__wrapped__
     try:
         with tf.init_scope(), AutocastScope(None):
-            finish(model)
+            before[_MARK](model)
     except BaseException:
-        vars(model).update({_MARK: finish, **hooks})
+        vars(model).update(before)
         raise

@@ -9,6 +9,7 @@ one breaks here (tests/keras3/test_host.py says which).
 """
 
 import contextlib
+import functools
 import inspect
 import weakref
 
@@ -18,11 +19,14 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.common.variables import AutocastScope, get_autocast_scope
 from keras.src.export import export_utils
+from keras.src.utils.python_utils import is_default
 
 from omc.errors import ModelError
 from omc.keras.conversion import is_refused
 
 _CALL = "current_call_ctx"
+_PASSING_ON = ("cast", "shape", "shape_v2")
+_PASSING_ON += ("gather", "gather_v2", "embedding_lookup", "embedding_lookup_v2")
 
 
 class StoredVariable(backend.Variable):
@@ -50,16 +54,34 @@ class StoredVariable(backend.Variable):
         if is_refused(self):
             raise TypeError(
                 f"The compressed variable {self.path!r} has no implicit tensor. Tip: in a raw op, "
-                "pass variable.value.read_value()."
+                "pass variable.read_value()."
             )
         return tf.convert_to_tensor(_dense(self), dtype)
 
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        self._value._trackable_children(save_type, **kwargs)  # Refuses a SavedModel.
+        return super()._trackable_children(save_type, **kwargs)
+
+    def read_value(self):
+        """Dense value, in the dtype that it is read in here."""
+        return _dense(self)
+
+    def sparse_read(self, indices, name=None):
+        """Rows of the value, in that dtype; what `tf.gather` calls."""
+        variable, dtype = held(self)
+        return _cast(variable.sparse_read(indices, name=name), dtype)
+
+    def gather_nd(self, indices, name=None):
+        """Slices of the value, in that dtype; what `tf.gather_nd` calls."""
+        variable, dtype = held(self)
+        return _cast(variable.gather_nd(indices, name=name), dtype)
+
     def numpy(self):
         """Dense value as a numpy array (eager only)."""
-        return self._value.numpy()
+        return self.__array__()
 
-    def __array__(self, dtype=None):
-        return self._value.numpy().astype(dtype or self._value.dtype.as_numpy_dtype)
+    def __array__(self, dtype=None, copy=None):
+        return self._value.numpy().astype(dtype or tf.as_dtype(self.dtype).as_numpy_dtype)
 
     def __repr__(self):
         fmt = getattr(self._value.codec, "codec", self._value.codec).format.name
@@ -68,6 +90,9 @@ class StoredVariable(backend.Variable):
 
 class Cast:
     """A compressed variable as autocast reads it: in another float dtype, not yet decoded.
+
+    Plain Keras has a tensor here. So whatever it lacks of a tensor's operators and attributes it
+    has from the dense one.
 
     Attributes:
         variable: `CompressedVariable`.
@@ -79,10 +104,29 @@ class Cast:
         self.shape = variable.shape
         self.ndim = self.shape.rank
 
+    def __getattr__(self, name):
+        if name.startswith("_"):  # Others ask so whether it is a value of theirs.
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(_dense(self), name)
+
     def __tf_tensor__(self, dtype=None, name=None):
         if is_refused(self):
             raise TypeError(f"The compressed variable {self.variable.name!r} has no tensor.")
         return tf.convert_to_tensor(_dense(self), dtype)
+
+    def __tf_tracing_type__(self, context):
+        return tf.TensorSpec(self.shape, self.dtype)
+
+
+def _of_tensor(name):
+    def method(self, *args, **kwargs):
+        return getattr(_dense(self), name)(*args, **kwargs)
+
+    return method
+
+
+for _name in (*tf.Tensor.OVERLOADABLE_OPERATORS, "__array__", "__bool__", "__iter__", "__len__"):
+    setattr(Cast, _name, _of_tensor(_name))
 
 
 HOLDERS = (StoredVariable, Cast)
@@ -110,29 +154,34 @@ def held(value):
 
 def _dense(value):
     variable, dtype = held(value)
-    dense = variable.read_value()
-    return dense if dtype == dense.dtype else tf.cast(dense, dtype)
+    return _cast(variable.read_value(), dtype)
+
+
+def _cast(tensor, dtype):
+    return tensor if tensor.dtype == dtype else tf.cast(tensor, dtype)
 
 
 def passed_on(op, args, kwargs):
     """Result of an op that only hands a variable on (cast, shape, gather), or None."""
     name = op.__name__
+    if name not in _PASSING_ON:
+        return None
+    named = inspect.signature(op).bind(*args, **kwargs).arguments
+    value = next(iter(named.values()))
+    variable = held(value)[0] if isinstance(value, HOLDERS) else value
+    if not isinstance(variable, tf.Variable):
+        return None  # It is within a list, say.
     if name == "cast":
-        named = inspect.signature(op).bind(*args, **kwargs).arguments
-        value, dtype = named["x"], tf.as_dtype(named["dtype"])
-        variable = held(value)[0] if isinstance(value, HOLDERS) else value
-        if variable.lent or not dtype.is_floating:
+        # Only layers read it at once, and do not keep it as the value of a certain moment.
+        dtype = tf.as_dtype(named["dtype"])
+        if variable.lent or not dtype.is_floating or not in_layer_call():
             return None
         return variable if dtype == variable.dtype else Cast(variable, dtype)
     if name in ("shape", "shape_v2"):
-        value = args[0] if args else kwargs["input"]
-        return tf.constant(value.shape.as_list(), kwargs.get("out_type") or tf.int32)
-    if name in ("gather", "gather_v2", "embedding_lookup"):
-        first = args[0] if args else kwargs.get("params")
-        if isinstance(first, HOLDERS):
-            variable, dtype = held(first)
-            rows = op(variable, *args[1:], **{k: v for k, v in kwargs.items() if k != "params"})
-            return rows if dtype == rows.dtype else tf.cast(rows, dtype)
+        return tf.constant(value.shape.as_list(), named.get("out_type") or tf.int32)
+    if isinstance(value, HOLDERS):
+        rows = op(variable, **{key: named[key] for key in list(named)[1:]})
+        return _cast(rows, held(value)[1])
     return None
 
 
@@ -149,6 +198,17 @@ def without_autocast():
 def in_layer_call():
     """Whether a layer's `call` is running."""
     return global_state.get_global_attribute(_CALL) is not None
+
+
+def is_built(model):
+    """Whether a model has its variables.
+
+    Keras 3's own `built` says so too after the `build` that a subclassed model has from Keras,
+    which makes none.
+    """
+    if not is_default(model.build) or model._called:
+        return model.built
+    return model.built and all(layer.built for layer in model._layers)
 
 
 def layers_of(layer):
@@ -177,8 +237,8 @@ def layers_before(layer):
 
 
 def value_of(weight):
-    """The tf.Variable behind what a layer holds as a weight."""
-    return _values([weight])[0]
+    """The tf.Variable behind what a layer holds as a weight; of a tf.Variable itself."""
+    return weight if isinstance(weight, tf.Variable) else _values([weight])[0]
 
 
 def add_weight(layer, name, like, trainable):
@@ -194,10 +254,10 @@ def add_weight(layer, name, like, trainable):
         What the layer holds.
     """
     tracker, locked = layer._tracker, layer._tracker.locked
-    with tf.init_scope(), backend.name_scope(layer.path or layer.name):
+    with tf.init_scope(), layer._open_name_scope():
         tracker.unlock()
         try:
-            return layer.add_weight(
+            weight = layer.add_weight(
                 name=name,
                 shape=like.shape,
                 dtype=like.dtype.name,
@@ -208,6 +268,33 @@ def add_weight(layer, name, like, trainable):
         finally:
             if locked:
                 tracker.lock()
+    layer._track_trackable(weight, name, overwrite=True)  # For TensorFlow's checkpoints.
+    if type(layer).save_own_variables is not tf.keras.layers.Layer.save_own_variables:
+        _save_too(layer, weight)
+    return weight
+
+
+def _save_too(layer, weight):
+    """Has files keep one more weight of a layer (Dense, Conv) that names those that it saves."""
+    save, load = layer.save_own_variables, layer.load_own_variables
+
+    def place():
+        own = [*layer._trainable_variables, *layer._non_trainable_variables]
+        return next((str(place) for place, other in enumerate(own) if other is weight), None)
+
+    @functools.wraps(save)
+    def save_own_variables(store):
+        save(store)
+        if place() is not None:
+            store[place()] = weight
+
+    @functools.wraps(load)
+    def load_own_variables(store):
+        load(store)
+        if place() is not None:
+            weight.assign(store[place()])
+
+    vars(layer).update(save_own_variables=save_own_variables, load_own_variables=load_own_variables)
 
 
 def own_weights(layer):
@@ -242,6 +329,8 @@ def _values(holders):
     found = {}
     for holder in holders:
         value = holder._value
+        if value is None:
+            continue  # Made within a symbolic call, which makes values when it ends.
         value._omc_holder = weakref.ref(holder)
         found.setdefault(id(value), value)
     return list(found.values())

@@ -11,6 +11,7 @@ from keras.src.backend.tensorflow.optimizer import TFOptimizer
 
 from omc.keras.keras3.host import StoredVariable
 from omc.keras.switching import all_bits
+from omc.keras.update_order import after_gradient, after_gradients
 from omc.keras.variable import CompressedVariable
 
 
@@ -38,8 +39,10 @@ def _(apply):
     def with_all_bits(self, grads, trainable_variables=None):
         """Applied is to all that is stored, at whatever width a nested model is read."""
         listed = self._trainable_variables if trainable_variables is None else trainable_variables
-        listed = list(listed)
-        with all_bits([v._value for v in listed if isinstance(v, StoredVariable)]):
+        listed, grads = list(listed), list(grads)
+        values = [getattr(variable, "_value", variable) for variable in listed]
+        compressed = [value for value in values if isinstance(value, CompressedVariable)]
+        with all_bits(compressed), after_gradients(grads, values):
             return apply(self, grads, listed if trainable_variables is not None else None)
 
     return with_all_bits
@@ -57,6 +60,17 @@ def _(reduce):
         return reduce(self, grads_and_vars)
 
     return without_joining
+
+
+@_replaced(TFOptimizer, "_distributed_tf_update_step")
+def _(update_all):
+    def one_by_one(self, distribution, grads_and_vars, learning_rate):
+        """What an update decodes of slots waits for its gradient (`omc.keras.update_order`)."""
+        for gradient, variable in grads_and_vars:
+            with after_gradient(gradient):
+                update_all(self, distribution, [(gradient, variable)], learning_rate)
+
+    return one_by_one
 
 
 @_replaced(tf.keras.optimizers.SGD, "update_step")

@@ -59,8 +59,7 @@ def finish(model):
         if any(isinstance(v, StoredVariable) for v in layer.weights):
             layer.supports_jit = False
             vars(layer)["quantize"] = functools.partial(_refuse_to_quantize, layer.name)
-    config = getattr(model, "_compile_config", None)
-    if config is not None and config.config.get("jit_compile", "auto") == "auto":
+    if getattr(model, "jit_compile", False):
         model.jit_compile = False
 
 
@@ -76,6 +75,13 @@ def _refuse_to_quantize(name, *args, **kwargs):
 def strategy_of(model):
     """The tf.distribute strategy that a model was made under, or None."""
     return model._distribute_strategy
+
+
+SLOTS_FOLLOW = True
+"""Whether an optimizer's slots still belong to a variable that another has taken the place of.
+
+Keras 3 knows them by the `keras.Variable`, and by an id that `originals.become` hands on.
+"""
 
 
 def is_in_use(optimizer):

@@ -33,6 +33,8 @@ def obstacle(layer, training=None):
 
 
 def _draws(layer):
+    if isinstance(layer, L.RNN):
+        layer = layer.cell  # Which has no name of the user's own.
     if not layer._seed_generators:
         return False
     rates = [getattr(layer, name) for name in _RATES if hasattr(layer, name)]

@@ -8,9 +8,15 @@ def has_own_step(model):
     return type(model).train_step is not tf.keras.Model.train_step
 
 
+def has_loss(model):
+    """Whether a model was compiled with a loss, or has one of its own."""
+    own = type(model).compute_loss is not tf.keras.Model.compute_loss
+    return model.compiled and bool(model._compile_loss is not None or own or model.losses)
+
+
 def loss_of(model, x, y, outputs, sample_weights):
     """The compiled loss with penalties, a scalar tensor; the model's log counts it."""
-    loss = model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weights, training=True)
+    loss = model._compute_loss(x, y, outputs, sample_weights, training=True)
     examples = tf.shape(tf.nest.flatten(x)[0])[0]
     model._loss_tracker.update_state(loss, sample_weight=examples)
     return loss

@@ -63,5 +63,6 @@ def unpack(variable, values, autocast):
     holder = variable._omc_holder()
     plain = tf.Variable(values, trainable=variable.trainable, name=holder.name)
     plain._omc_holder = variable._omc_holder
+    plain._unique_id = variable._unique_id  # By which an optimizer knows its slots.
     variable.__dict__, variable.__class__ = plain.__dict__, type(plain)
     holder.__class__ = backend.Variable
