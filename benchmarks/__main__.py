@@ -23,6 +23,7 @@ BENCHMARKS = (
     "uplinks",
     "peers",
     "training_step",
+    "slots",
     "layers",
     "process",
     "links",

@@ -158,6 +158,13 @@ class _Births:
     def unpack(self, variable):
         """Makes a born variable the plain one that it would have been, wherever it is held."""
         values = self._waiting.get(id(variable), tuple(variable.shape))
+        if not np.array_equal(variable.buffer.numpy(), variable.codec.encode(values)):
+            raise ModelError(  # What waits would undo it.
+                "init_compressed",
+                "weights that are only initialized or assigned inside",
+                f"{VariableSpec.of(variable).name!r}, which was trained and is to be float32",
+                "train after the with block.",
+            )
         adapters.unpack(variable, values, self.born.pop(id(variable)).autocast)
 
 

@@ -160,7 +160,7 @@ def test_statistics_can_be_those_of_an_allocation_and_of_the_widths_again():
     before = [means(sets) for sets in state.batchnorms]
     assert omc.calibrate(model, x, allocation) is model and state.bits == 8
     nested.switch(model, allocation)
-    probe = tf.keras.Model(model.inputs, [sets.layer.input for sets in state.batchnorms])
+    probe = tf.keras.Model(model.inputs[0], [sets.layer.input for sets in state.batchnorms])
     for sets, bits, old in zip(state.batchnorms, (2, 2, 4), before):
         for other in {8, 4, 2} - {bits}:
             np.testing.assert_array_equal(means(sets)[other], old[other])

@@ -153,6 +153,7 @@ CASES = {
         [
             (lambda: L.Conv3D(4, 3, strides=2), VOLUME),
             (lambda: L.Conv3D(4, 2, dilation_rate=2, padding="same"), VOLUME),
+            (lambda: L.Conv3D(2, 2, data_format="channels_first"), VOLUME[::-1]),
         ],
         "transient",
     ),

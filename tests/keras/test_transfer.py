@@ -59,7 +59,7 @@ def names(model):
 
 
 def short(name):
-    """"layer/weight", for paths of Keras 3 may begin with a model's name."""
+    """ "layer/weight", for paths of Keras 3 may begin with a model's name."""
     return "/".join(name.split("/")[-2:])
 
 

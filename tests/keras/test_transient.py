@@ -55,7 +55,13 @@ def compressed(model):
 @pytest.mark.parametrize("graph", [True, False], ids=["graph", "eager"])
 @pytest.mark.parametrize(
     "regularizer",
-    ["l1", "l2", "l1_l2", "orthogonal_regularizer", lambda w: tf.reduce_sum(w**4) * 0.1],
+    [
+        "l1",
+        "l2",
+        tf.keras.regularizers.L1L2(0.01, 0.02),
+        "orthogonal_regularizer",
+        lambda w: tf.reduce_sum(w**4) * 0.1,
+    ],
     ids=["l1", "l2", "l1_l2", "orthogonal", "own"],
 )
 def test_penalties(regularizer, graph):
@@ -165,6 +171,21 @@ def test_gradients_of_gradients(make, shape, graph):
     assert_same(
         run(wrapped, batch(plain)), tf.function(penalty, autograph=False)(plain, batch(plain))
     )
+
+
+@pytest.mark.parametrize("around", [False, True], ids=["eager", "graph"])
+def test_inside_a_compiled_function_under_a_tape_outside(around):
+    wrapped, plain = pair(lambda: L.Dense(5), (6,))
+
+    def run(model, x):
+        with tf.GradientTape() as tape:
+            y = tf.function(lambda: model(x), jit_compile=True)()
+            loss = tf.reduce_sum(tf.sin(y))
+        return [loss, *tape.gradient(loss, model.trainable_variables)]
+
+    ours = tf.function(run, autograph=False) if around else run
+    assert_same(ours(wrapped, batch(plain)), run(plain, batch(plain)))
+    assert wrapped.layers[1].kernel.served == "transient"
 
 
 def test_inside_a_branch_under_a_tape_outside():
