@@ -109,6 +109,7 @@ def stacked():
 
 ONE_BATCH_AXIS = only_keras_2("convolutions take one batch axis")
 STRIDES_DILATED = only_keras_3("refuses strides together with dilation")
+NO_LORA = only_keras_3("has no low-rank updates")
 NO_LOCALLY_CONNECTED = only_keras_2("has no such layers")
 
 # Row of the table -> [(layer, input shape, marks)], served.
@@ -211,6 +212,15 @@ CASES = {
         "transient",
     ),
     "PReLU": ([(lambda: L.PReLU("normal"), LINE)], "transient"),
+    "Dense, EinsumDense, convolutions with `enable_lora` (Keras 3)": (
+        [
+            (lambda: L.Dense(5, lora_rank=2), (6,), NO_LORA),
+            (lambda: L.EinsumDense("...x,xy->...y", 7, lora_rank=2), LINE, NO_LORA),
+            (lambda: L.Conv1D(6, 3, lora_rank=2), LINE, NO_LORA),
+            (lambda: L.Conv2D(6, 3, strides=2, lora_rank=2), IMAGE, NO_LORA),
+        ],
+        "transient",
+    ),
     "Embedding": ([(lambda: L.Embedding(20, 6), TOKENS)], "transient"),
     "Embedding, tied to the output's logits": (
         [(Tied, TOKENS), (Reversed, TOKENS, only_keras_3("has no such layer"))],
