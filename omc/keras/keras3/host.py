@@ -5,7 +5,7 @@ any tf.Variable for that, so a `CompressedVariable` goes in as it is, and nothin
 to be found or replaced.
 
 Private names of Keras 3 stand in this file and in this folder alone, so that a release that moves
-one breaks here (tests/keras3/test_host.py says which).
+one breaks here (tests/keras/test_keras3.py says which).
 """
 
 import contextlib
