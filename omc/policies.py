@@ -48,7 +48,8 @@ class VariableSpec(NamedTuple):
         holder = getattr(variable, "_omc_holder", lambda: None)()  # See `omc.keras.keras3.host`.
         name = variable.name.split(":")[0] if holder is None else holder.path
         trainable = variable.trainable if holder is None else holder.trainable
-        alias = "" if holder is None else name.partition("/")[2]
+        rest = "" if holder is None else name.partition("/")[2]
+        alias = rest if "/" in rest else ""  # Or "kernel" would be the name of many.
         return cls(name, tuple(variable.shape), variable.dtype, bool(trainable), alias)
 
     def matches(self, pattern):

@@ -1,5 +1,6 @@
 """Native ops against the pure TensorFlow path, bit for bit, and where they must not be used."""
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -269,3 +270,25 @@ def test_a_failing_compiler_is_told_with_its_words(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="nothing works today"):
         build.build()
     assert not list(tmp_path.glob("*.so"))
+
+
+def test_only_older_libraries_of_the_same_tensorflow_are_removed(tmp_path, monkeypatch):
+    """Two environments may share the sources: the one's library is no rubbish of the other's."""
+
+    class Compiled:
+        folder, compiler = str(tmp_path), ["compiler"]
+
+        def compile(self, units):
+            return []
+
+    path = tmp_path / "there" / build.library_path().name
+    path.parent.mkdir()
+    older = path.with_name(path.name.rpartition("-")[0] + "-0123456789abcdef.so")
+    other = path.with_name("libomc-tf1.15.0-0123456789abcdef.so")
+    for file in (older, other):
+        file.write_bytes(b"")
+    made = functools.partial(pathlib.Path.write_bytes, tmp_path / path.name, b"")
+    monkeypatch.setattr(build.compiling, "run", lambda command: made())
+    monkeypatch.setattr(build, "library_path", lambda: path)
+    assert build.build(Compiled()) == path
+    assert path.exists() and other.exists() and not older.exists()

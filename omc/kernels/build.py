@@ -2,7 +2,8 @@
 
 One library for the installed TensorFlow, and one for TFF's worker (`omc.kernels.worker`). Each lies
 beside its sources, under a name that holds a digest of everything it was made from, so that one of
-another TensorFlow or of older sources is never loaded.
+another TensorFlow or of older sources is never loaded. Those of other TensorFlows stay, for other
+environments may share this folder.
 """
 
 import argparse
@@ -18,11 +19,13 @@ from omc.kernels import compiling, worker
 from omc.kernels.compiling import find_compiler
 from omc.kernels.worker import build as worker_build
 
+_PREFIX = f"libomc-tf{tf.version.VERSION}"
+
 
 def library_path():
     """Where the library for these sources, this TensorFlow and this machine lies (pathlib.Path)."""
     digest = compiling.digest(tf.version.VERSION, tf.version.COMPILER_VERSION)
-    return compiling.FOLDER / f"libomc-{digest}.so"
+    return compiling.FOLDER / f"{_PREFIX}-{digest}.so"
 
 
 def build(objects=None):
@@ -48,7 +51,7 @@ def build(objects=None):
         flags = tf.sysconfig.get_link_flags()
         compiling.run([*objects.compiler, "-shared", *made, "-o", linked, *flags])
         compiling.put(linked, path)
-    compiling.remove_stale(compiling.FOLDER, "libomc-*.so", {path})
+    compiling.remove_stale(path.parent, f"{_PREFIX}-*.so", {path})
     return path
 
 

@@ -133,8 +133,11 @@ def test_patterns_match_paths_with_and_without_the_models_name():
     with omc.init_compressed(other):
         born = network()
     assert [row.format for row in omc.memory_report(born).rows] == formats
-    with pytest.raises(InputError, match="overrides"):
-        omc.wrap(network(), omc.Policy("S1E3M7", overrides={"kernel": "INT8"}))
+    inputs = tf.keras.Input((20,))
+    functional = tf.keras.Model(inputs, L.Dense(3)(L.Dense(4)(inputs)))
+    for model in (network(), functional):
+        with pytest.raises(InputError, match="overrides"):
+            omc.wrap(model, omc.Policy("S1E3M7", overrides={"kernel": "INT8"}))
 
 
 @pytest.mark.parametrize("name", ["EinsumDense", "MultiHeadAttention"])

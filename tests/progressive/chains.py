@@ -8,10 +8,11 @@ import tensorflow as tf
 
 import omc
 from omc.formats import Format
-from omc.keras.host import variables_of
+from omc.keras.host import MAJOR, variables_of
 from omc.keras.saving import stored_order
 
 L = tf.keras.layers
+DROPOUT_SEED = {2: None, 3: 1}[MAJOR]  # Keras 3 draws one as it makes the layer, not in training.
 CHAINS = [
     ("INT4", "INT8", "FP32"),
     ("S1E3M3", "S1E3M7", "FP32"),
@@ -32,7 +33,7 @@ def network(seed=0, width=13):
     x = L.Conv2D(7, 3, activation="relu", name="conv")(inputs)
     x = L.BatchNormalization()(x)
     x = L.Dense(width, activation="tanh", name="hidden")(L.Flatten()(x))
-    model = tf.keras.Model(inputs, L.Dense(3, name="head")(L.Dropout(0.5, seed=1)(x)))
+    model = tf.keras.Model(inputs, L.Dense(3, name="head")(L.Dropout(0.5, seed=DROPOUT_SEED)(x)))
     for variable in variables_of(model):
         if variable.shape.rank == 1:
             variable.assign(np.random.default_rng(seed).uniform(0.5, 1.5, variable.shape))
