@@ -204,6 +204,6 @@ def _refuse_loops(graph):
                 "variable",
                 "a compressed variable read outside of tf.while_loop, when the gradient is too",
                 "one that the loop's body reads",
-                "before the loop: value = variable.read_value(); use `value` inside.",
+                "before the loop: value = variable * 1.0; use `value` inside.",
             )
         graph = getattr(graph, "outer_graph", None)

@@ -72,7 +72,7 @@ def check_model(model, argument="model"):
     if isinstance(model, tf.keras.Model):
         return
     kind, tip = type(model), ""
-    if kind.__module__.partition(".")[0] in ("keras", "tf_keras"):
+    if kind.__module__.partition(".")[0] in {"keras", "tf_keras"} - {ROOT}:
         which = {2: f"Keras 2, for {LEGACY} is set", 3: f"Keras 3; set {LEGACY}=1 for tf-keras"}
         tip = f"tf.keras is {which[MAJOR]}. Build the model with tf.keras."
     raise InputTypeError(argument, "a tf.keras.Model", f"{kind.__module__}.{kind.__name__}", tip)

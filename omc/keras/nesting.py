@@ -9,6 +9,7 @@ may have one width, or each its own (`omc.keras.assigning`).
 
 import contextlib
 import dataclasses
+import functools
 from typing import Optional
 
 import numpy as np
@@ -199,6 +200,10 @@ def attach(model, variables, options):
         variables: List of its `CompressedVariable`s that change their width.
         options: `Options`.
     """
+    held = owners(model)
+    for variable in variables if options.activations is not None else ():
+        if getattr(held[id(variable)], "lora_enabled", False):
+            _refuse_lora(held[id(variable)].name)
     shared, layers = options.batchnorm == "shared", batchnorm_layers(model)
     fed = feeders(model, layers, variables)
     batchnorms = [BatchNormSets(layer, shared, place) for layer, place in zip(layers, fed)]
@@ -208,6 +213,9 @@ def attach(model, variables, options):
         wrapping.give_reason(variable, f"nested, read at {_listed(options.widths)} bits")
         with tf.init_scope():
             variable.learned_scale = tf.Variable(0.0, trainable=False, name="scale")
+    for layer in _multiplying(model, state):
+        vars(layer)["enable_lora"] = functools.partial(_refuse_lora, layer.name)
+    vars(model)["save"] = functools.partial(_refuse_save, model.name)
     vars(model)["_omc_nesting"] = state  # Past Keras' attribute tracking.
     vars(model)["train_step"] = joint_training.joint_train_step(model, state)
     vars(model)["make_train_function"] = trained_at_all_widths(model, state.reading)
@@ -228,7 +236,35 @@ def detach(model):
     for layer in every_layer(model):
         for held in host.own_weights(layer):
             held[:] = [weight for weight in held if id(host.value_of(weight)) not in added]
-    del vars(model)["train_step"], vars(model)["make_train_function"]
+    for layer in _multiplying(model, state):
+        vars(layer).pop("enable_lora", None)
+    for name in ("train_step", "make_train_function", "save"):
+        vars(model).pop(name, None)
+
+
+def _multiplying(model, state):
+    """Layers whose inputs are quantized, of those that could have a low-rank update: a list."""
+    held = owners(model)
+    layers = [held[id(v)] for v in state.variables if state.options.activations is not None]
+    return [layer for layer in layers if hasattr(type(layer), "enable_lora")]
+
+
+def _refuse_lora(name, *args, **kwargs):
+    raise ModelError(
+        "model",
+        "layers without a low-rank update, where activations are quantized",
+        f"enable_lora of {name!r}",
+        "nest with activations=None; or enable it on a model that is wrapped and not nested.",
+    )
+
+
+def _refuse_save(name, *args, **kwargs):
+    raise ModelError(
+        "model",
+        "a model of one width, for Keras' own files",
+        f"{name!r}, whose other widths Keras could not load again",
+        "use omc.save(model, 'm.omc'), or model.save_weights for a model that is nested alike.",
+    )
 
 
 def add_tables(model, state, variables):

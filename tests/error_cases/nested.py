@@ -95,6 +95,11 @@ def _(_):
     omc.nest(tf.keras.Sequential([L.Dense(3)]), (8, 4), X)
 
 
+@case("saving a nested model to a file of Keras")
+def _(_):
+    prepared().save("m.keras")
+
+
 @case("nesting a nested model")
 def _(_):
     omc.nest(prepared(), (8, 4), X)

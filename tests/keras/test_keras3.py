@@ -1,5 +1,7 @@
 """What only Keras 3 has, or does in another way: each beside plain Keras 3."""
 
+import copy
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -90,6 +92,37 @@ def test_low_rank_updates_train_over_a_kernel_that_stays_codes():
     np.testing.assert_allclose(fit(wrapped), fit(plain), rtol=1e-3)
     np.testing.assert_array_equal(wrapped.layers[0]._kernel.buffer, before)
     assert served(wrapped) == {"transient"}
+
+
+def test_no_low_rank_update_where_activations_are_quantized():
+    """It would take the quantizer's place."""
+
+    def deep():
+        layers = [L.Dense(16, "relu", name=f"d{i}") for i in range(3)]
+        return tf.keras.Sequential([tf.keras.Input((20,)), *layers, L.Dense(3)])
+
+    nested = omc.nest(deep(), (8, 4), calibration=X)
+    before = nested.predict(X, verbose=0)
+    with pytest.raises(ModelError, match="enable_lora of 'd1'"):
+        nested.layers[1].enable_lora(2)
+    np.testing.assert_array_equal(nested.predict(X, verbose=0), before)
+    updated = deep()
+    updated.layers[1].enable_lora(2)
+    with pytest.raises(ModelError, match="enable_lora of 'd1'"):
+        omc.nest(updated, (8, 4), calibration=X)
+    free = omc.nest(deep(), (8, 4), activations=None, calibration=X)
+    before = free.predict(X, verbose=0)
+    free.layers[1].enable_lora(2)
+    np.testing.assert_allclose(free.predict(X, verbose=0), before, rtol=1e-5, atol=1e-6)
+
+
+def test_a_copy_of_a_wrapped_weight_is_a_plain_one():
+    kernel = omc.wrap(network(), "INT8").layers[0].kernel
+    copied = copy.deepcopy(kernel)
+    assert type(copied) is tf.keras.Variable and copied.dtype == "float32"
+    np.testing.assert_array_equal(copied.numpy(), kernel.numpy())
+    copied.assign(copied * 2.0)
+    assert not np.array_equal(copied.numpy(), kernel.numpy())
 
 
 def test_keras_own_quantization_is_refused_and_changes_nothing():

@@ -11,7 +11,8 @@ import tensorflow as tf
 import models
 import omc
 from omc.keras import CompressedVariable, wrapping
-from omc.keras.host import variables_of
+from omc.keras.host import MAJOR, value_of, variables_of
+from omc.policies import VariableSpec
 
 IMAGE_MODELS = (
     "MobileNetV2",
@@ -116,16 +117,19 @@ def step(model, optimizer, x, y):
 
 
 def check_step(wrapped, plain, x, y):
-    """Compares one traced step of the wrapped model with an eager one of the plain one."""
+    """Compares one traced step of the wrapped model with one of the plain one, eager on Keras 2."""
     sgd = tf.keras.optimizers.SGD
     results, gradients = tf.function(step, autograph=False)(wrapped, sgd(RATE), x, y)
-    expected, plain_gradients = step(plain, sgd(RATE), x, y)
+    # Plain Keras 3 itself differs by a percent between the two, in the first layer of deep models.
+    traced = tf.function(step, autograph=False) if MAJOR == 3 else step
+    expected, plain_gradients = traced(plain, sgd(RATE), x, y)
     for key, value in expected.items():
         assert_near(results[key], value, key)
     noise = OF_MODEL * max(np.abs(gradient).max() for gradient in plain_gradients)
     for variable, ours, theirs in zip(wrapped.trainable_variables, gradients, plain_gradients):
-        kernel = isinstance(variable, CompressedVariable)
-        assert_near(ours, theirs, variable.name, 0.0 if kernel else noise)
+        kernel = isinstance(value_of(variable), CompressedVariable)
+        name = VariableSpec.of(value_of(variable)).name
+        assert_near(ours, theirs, name, 0.0 if kernel else noise)
     for ours, theirs in zip(variables_of(wrapped), variables_of(plain)):
         if isinstance(ours, CompressedVariable):
             assert_on_nearest_code(ours, theirs.numpy())
@@ -171,14 +175,16 @@ def test_a_step_equals_plain_keras(name):
 @pytest.mark.parametrize(
     "name, part",
     [
-        ("MobileNetV3Small", "expanded_conv_5/depthwise/"),
+        ("MobileNetV3Small", "expanded_conv_5"),
         ("lstm_lm", "recurrent_kernel"),
-        ("transformer", "einsum_dense"),
+        ("transformer", "query"),
     ],
 )
 def test_an_error_of_one_percent_in_one_layer_shows(name, part):
     wrapped, plain = pair(name)
-    variable = next(v for v in plain.trainable_variables if part in v.name)
+    names = [VariableSpec.of(variable).name for variable in variables_of(plain)]
+    place = next(i for i, n in enumerate(names) if part in n and n.endswith("kernel"))
+    variable = variables_of(plain)[place]
     variable.assign(1.01 * variable)
     with pytest.raises(AssertionError, match="off by"):
         check_step(wrapped, plain, *batch(name))
@@ -200,7 +206,8 @@ def normalized():
     layers = tf.keras.layers
     image = tf.keras.Input((6, 6, 4))
     scaled = layers.Normalization(axis=(1, 2, 3))
-    x = layers.Conv2D(16, 3)(layers.BatchNormalization(axis=(1, 2, 3))(scaled(image)))
+    axis = (1, 2, 3) if MAJOR == 2 else -1  # Keras 3 takes one axis.
+    x = layers.Conv2D(16, 3)(layers.BatchNormalization(axis=axis)(scaled(image)))
     return tf.keras.Model(image, x), scaled
 
 

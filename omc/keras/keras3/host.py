@@ -83,6 +83,14 @@ class StoredVariable(backend.Variable):
     def __array__(self, dtype=None, copy=None):
         return self._value.numpy().astype(dtype or tf.as_dtype(self.dtype).as_numpy_dtype)
 
+    def __deepcopy__(self, memo):
+        """A plain `keras.Variable` of the dense value, as copies of wrapped models are plain."""
+        copy = backend.Variable(
+            self._value.numpy(), None, self._dtype, self.trainable, self._autocast, name=self.name
+        )
+        memo[id(self)] = copy
+        return copy
+
     def __repr__(self):
         fmt = getattr(self._value.codec, "codec", self._value.codec).format.name
         return f"<omc.StoredVariable path={self.path}, shape={tuple(self.shape)}, format={fmt}>"
