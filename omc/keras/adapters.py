@@ -2,8 +2,7 @@
 
     References, prepare, finish             how a model holds its variables, and lets go of them
     strategy_of, is_in_use, SLOTS_FOLLOW    what keeps a model from being wrapped
-    defer, is_deferred                      models that are not built yet
-    obstacle                                what keeps a layer from running twice
+    defer                                   models that are not built yet
     weights_made_by, unpack                 weights that are compressed as they are made
     slim                                    optimizers
     training                                what a training step asks of a compiled model
@@ -15,7 +14,7 @@ from omc.keras.versions import MAJOR
 
 if MAJOR == 2:
     from omc.keras.keras2 import training
-    from omc.keras.keras2.deferred import defer, is_deferred
+    from omc.keras.keras2.deferred import defer
     from omc.keras.keras2.optimizers import slim
     from omc.keras.keras2.references import (
         SLOTS_FOLLOW,
@@ -25,12 +24,11 @@ if MAJOR == 2:
         prepare,
         strategy_of,
     )
-    from omc.keras.keras2.repeatability import obstacle
     from omc.keras.keras2.weights import unpack, weights_made_by
 else:
     import omc.keras.keras3.einsum  # noqa: F401 - which meets compressed kernels
     from omc.keras.keras3 import training
-    from omc.keras.keras3.deferred import defer, is_deferred
+    from omc.keras.keras3.deferred import defer
     from omc.keras.keras3.optimizers import slim
     from omc.keras.keras3.references import (
         SLOTS_FOLLOW,
@@ -40,7 +38,6 @@ else:
         prepare,
         strategy_of,
     )
-    from omc.keras.keras3.repeatability import obstacle
     from omc.keras.keras3.weights import unpack, weights_made_by
 
 __all__ = [
@@ -48,9 +45,7 @@ __all__ = [
     "References",
     "defer",
     "finish",
-    "is_deferred",
     "is_in_use",
-    "obstacle",
     "prepare",
     "slim",
     "strategy_of",

@@ -7,6 +7,7 @@ is_built                        whether a model has its variables
 variables_of, own_variables     TensorFlow's variables behind a model's or a layer's weights
 HOLDERS, held, passed_on        Keras 3's objects around them, as ops meet them
 autocasts, settle, Call         how layers read weights, cache them, and are called again
+random_source, has_state        what a layer would do otherwise when it is called again
 """
 
 import tensorflow as tf
@@ -21,6 +22,7 @@ if MAJOR == 2:
         add_weight,
         autocasts,
         compute_dtype,
+        has_state,
         held,
         in_layer_call,
         input_specs,
@@ -31,6 +33,7 @@ if MAJOR == 2:
         own_variables,
         own_weights,
         passed_on,
+        random_source,
         settle,
         trainable_variables,
         value_of,
@@ -44,6 +47,7 @@ else:
         add_weight,
         autocasts,
         compute_dtype,
+        has_state,
         held,
         in_layer_call,
         input_specs,
@@ -54,6 +58,7 @@ else:
         own_variables,
         own_weights,
         passed_on,
+        random_source,
         settle,
         trainable_variables,
         value_of,
@@ -87,6 +92,7 @@ __all__ = [
     "autocasts",
     "check_model",
     "compute_dtype",
+    "has_state",
     "held",
     "in_layer_call",
     "input_specs",
@@ -97,6 +103,7 @@ __all__ = [
     "own_variables",
     "own_weights",
     "passed_on",
+    "random_source",
     "settle",
     "trainable_variables",
     "value_of",

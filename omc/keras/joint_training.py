@@ -62,7 +62,7 @@ def joint_train_step(model, state):
     """
 
     def train_step(data):
-        if training.has_own_step(model):
+        if type(model).train_step is not tf.keras.Model.train_step:
             raise ModelError(
                 "model",
                 "a model with Keras' own train_step, for fit()",

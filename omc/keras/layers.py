@@ -15,9 +15,9 @@ import inspect
 import tensorflow as tf
 
 from omc.keras import host
-from omc.keras.adapters import obstacle
 from omc.keras.gradient import in_forward_mode
 from omc.keras.rematerialization import compressed, repeated
+from omc.keras.repeatability import obstacle
 
 L = tf.keras.layers
 

@@ -200,10 +200,10 @@ def attach(model, variables, options):
         variables: List of its `CompressedVariable`s that change their width.
         options: `Options`.
     """
-    held = owners(model)
-    for variable in variables if options.activations is not None else ():
-        if getattr(held[id(variable)], "lora_enabled", False):
-            _refuse_lora(held[id(variable)].name)
+    quantizing = _quantizing(model, variables, options)
+    for layer in quantizing:
+        if layer.lora_enabled:
+            _refuse_lora(layer.name)
     shared, layers = options.batchnorm == "shared", batchnorm_layers(model)
     fed = feeders(model, layers, variables)
     batchnorms = [BatchNormSets(layer, shared, place) for layer, place in zip(layers, fed)]
@@ -213,7 +213,7 @@ def attach(model, variables, options):
         wrapping.give_reason(variable, f"nested, read at {_listed(options.widths)} bits")
         with tf.init_scope():
             variable.learned_scale = tf.Variable(0.0, trainable=False, name="scale")
-    for layer in _multiplying(model, state):
+    for layer in quantizing:
         vars(layer)["enable_lora"] = functools.partial(_refuse_lora, layer.name)
     vars(model)["save"] = functools.partial(_refuse_save, model.name)
     vars(model)["_omc_nesting"] = state  # Past Keras' attribute tracking.
@@ -236,16 +236,16 @@ def detach(model):
     for layer in every_layer(model):
         for held in host.own_weights(layer):
             held[:] = [weight for weight in held if id(host.value_of(weight)) not in added]
-    for layer in _multiplying(model, state):
+    for layer in _quantizing(model, state.variables, state.options):
         vars(layer).pop("enable_lora", None)
     for name in ("train_step", "make_train_function", "save"):
         vars(model).pop(name, None)
 
 
-def _multiplying(model, state):
+def _quantizing(model, variables, options):
     """Layers whose inputs are quantized, of those that could have a low-rank update: a list."""
     held = owners(model)
-    layers = [held[id(v)] for v in state.variables if state.options.activations is not None]
+    layers = [held[id(v)] for v in variables if options.activations is not None]
     return [layer for layer in layers if hasattr(type(layer), "enable_lora")]
 
 

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras import host
-from omc.keras.adapters import obstacle
 from omc.keras.rematerialization import repeated
+from omc.keras.repeatability import obstacle
 
 
 def recompute(model, layers):

@@ -40,6 +40,9 @@ def after_gradient(gradient):
 
 @contextlib.contextmanager
 def _waiting(gradients):
+    if tf.executing_eagerly():
+        yield
+        return
     before = dict(_gradients)
     _gradients.update(gradients)
     try:
@@ -51,7 +54,7 @@ def _waiting(gradients):
 
 def gradient_for(variable):
     """The gradient that a decode of a variable has to wait for here: a tensor, or None."""
-    if not _gradients or tf.executing_eagerly():
+    if tf.executing_eagerly():
         return None
     gradient = _gradients.get(id(variable), _gradients.get(_SLOTS))
     if isinstance(gradient, tf.IndexedSlices):

@@ -11,6 +11,7 @@ import omc.keras.raw_ops  # noqa: F401 - and functions of handles
 from omc.codecs import Codec
 from omc.errors import InputError, ModelError
 from omc.keras import adapters, host, originals
+from omc.keras.deferral import is_deferred
 from omc.keras.variable import CompressedVariable
 from omc.policies import Policy, VariableSpec
 
@@ -228,7 +229,7 @@ def rounding_seed(policy, index):
 def check_model(model):
     """Raises the error of what can be wrapped neither in whole nor in part, built or not."""
     host.check_model(model)
-    if adapters.is_deferred(model):
+    if is_deferred(model):
         raise _wrapped_already("a wrapped one")
     _check_strategy(model)
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from omc.errors import ModelError
 from omc.keras import CompressedVariable, host
-from omc.keras.adapters import is_deferred
+from omc.keras.deferral import is_deferred
 from omc.keras.saving import is_wrapped
 from omc.keras.wrapping import reason_of
 from omc.policies import VariableSpec

@@ -9,7 +9,7 @@ import tensorflow as tf
 import omc
 from omc.errors import InputError, ModelError
 from omc.keras import CompressedVariable
-from omc.keras.adapters import is_deferred
+from omc.keras.deferral import is_deferred
 from omc.keras.host import MAJOR, variables_of
 from tests.keras.either import only_keras_3
 from tests.keras.traces import trace_count

@@ -10,21 +10,10 @@ import functools
 
 import tensorflow as tf
 
-from omc.errors import ModelError
+from omc.keras.deferral import MARK, is_deferred, running_on_symbols
 from omc.keras.keras2.host import autocast_variable, in_layer_call
 
-_MARK = "_omc_deferred"
 _HOOKED = ("call", "build")  # Methods that Keras looks up on the instance.
-_NEEDS_VALUES = (
-    AttributeError,  # tensor.numpy()
-    NotImplementedError,
-    tf.errors.OperatorNotAllowedInGraphError,
-)
-
-
-def is_deferred(model):
-    """Whether a model is marked to be wrapped when it is built."""
-    return _MARK in vars(model)
 
 
 def defer(model, finish):
@@ -35,7 +24,7 @@ def defer(model, finish):
         finish: model -> None; wraps the model, which is built by then, or raises. After an error
             the model stays marked, and the next call raises again.
     """
-    vars(model)[_MARK] = finish
+    vars(model)[MARK] = finish
     _hook(model)
 
 
@@ -98,20 +87,10 @@ def _call(model):
 
 def _create_variables(model, args, kwargs):
     """Runs the call on placeholders, so that every layer builds."""
-    eager = tf.executing_eagerly()
     try:
-        with tf.__internal__.FuncGraph("omc_build").as_default():
+        with running_on_symbols(model), tf.__internal__.FuncGraph("omc_build").as_default():
             placeholders = tf.nest.map_structure(_placeholder, (args, kwargs))
             _call(model)(*placeholders[0], **placeholders[1])
-    except _NEEDS_VALUES as error:
-        if not eager:
-            raise
-        raise ModelError(
-            "model",
-            "an unbuilt model that can run in a graph",
-            f"{model.name!r}, whose call() raised {type(error).__name__}: {error}",
-            "call the model on a batch first, then wrap it.",
-        ) from error
     finally:
         model._clear_losses()  # Of the graph that is thrown away.
 
@@ -128,7 +107,7 @@ def _placeholder(value):
 
 
 def _finish(model):
-    finish = vars(model)[_MARK]
+    finish = vars(model)[MARK]
     with tf.init_scope(), autocast_variable.enable_auto_cast_variables(None):
         finish(model)
-    del vars(model)[_MARK]
+    del vars(model)[MARK]

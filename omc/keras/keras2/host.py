@@ -9,6 +9,7 @@ import importlib
 
 import tensorflow as tf
 
+from omc.keras.added_losses import AddedLosses
 from omc.keras.versions import ROOT
 
 
@@ -121,6 +122,16 @@ def own_variables(layer):
     return [*layer._trainable_weights, *layer._non_trainable_weights]
 
 
+def random_source(layer):
+    """What draws a layer's random numbers, by the rates that it has; None where nothing does."""
+    return layer if hasattr(layer, "_random_generator") else None
+
+
+def has_state(layer):
+    """Whether a layer holds weights that are not trained, which its calls may change."""
+    return bool(layer._non_trainable_weights)
+
+
 def autocasts(variable):
     """Whether a variable is read in its layer's compute dtype under mixed precision."""
     return isinstance(variable, AutoCastVariable)
@@ -138,7 +149,7 @@ def settle(model):
         layer.finalize_state()
 
 
-class Call:
+class Call(AddedLosses):
     """What a layer's call sees around it, and the losses that it adds on the way.
 
     Args:
@@ -146,30 +157,19 @@ class Call:
     """
 
     def __init__(self, layer):
+        super().__init__([] if layer is None else list(layer._flatten_layers()), "_eager_losses")
         self._layer, calls = layer, base_layer_utils.call_context()
         self._saving = calls.saving
         # tf-keras since 2.17 keeps `training` among all arguments that a call passes on.
         named = hasattr(calls, "call_context_args")
         self._passed_on = dict(calls.call_context_args) if named else calls.training
-        self._layers = [] if layer is None else list(layer._flatten_layers())
         self._autograph = tf.__internal__.autograph.control_status_ctx()
 
     def run(self, call, args, kwargs):
         """(result, losses added), the losses taken out of the layers."""
-        before = [len(layer._eager_losses) for layer in self._layers]
         if self._layer is not None:  # As Keras does, and also where no AutoGraph runs any more.
             call = tf.__internal__.autograph.tf_convert(call, self._autograph)
-        result = call(*args, **kwargs)
-        added = []
-        for layer, count in zip(self._layers, before):
-            added.append(list(layer._eager_losses[count:]))
-            del layer._eager_losses[count:]
-        return result, added
-
-    def replace_losses(self, added):
-        """Gives the layers the losses of the first run, now with their gradients."""
-        for layer, losses in zip(self._layers, added):
-            layer._eager_losses.extend(losses)
+        return super().run(call, args, kwargs)
 
     @contextlib.contextmanager
     def again(self):

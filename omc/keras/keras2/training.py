@@ -5,11 +5,6 @@ import tensorflow as tf
 from omc.keras.keras2.optimizers import refuse_legacy, slim
 
 
-def has_own_step(model):
-    """Whether a model's class defines a `train_step`, whose meaning cannot be known."""
-    return type(model).train_step is not tf.keras.Model.train_step
-
-
 def has_loss(model):
     """Whether a model was compiled, which gives it a loss, if only of its penalties."""
     return getattr(model, "compiled_loss", None) is not None

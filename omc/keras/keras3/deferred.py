@@ -12,20 +12,8 @@ from keras.src import backend
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.backend.common.variables import AutocastScope
 
-from omc.errors import ModelError
+from omc.keras.deferral import MARK, is_deferred, running_on_symbols
 from omc.keras.keras3.host import in_layer_call
-
-_MARK = "_omc_deferred"
-_NEEDS_VALUES = (
-    AttributeError,  # tensor.numpy()
-    NotImplementedError,
-    tf.errors.OperatorNotAllowedInGraphError,
-)
-
-
-def is_deferred(model):
-    """Whether a model is marked to be wrapped when it is built."""
-    return _MARK in vars(model)
 
 
 def defer(model, finish):
@@ -36,7 +24,7 @@ def defer(model, finish):
         finish: model -> None; wraps the model, which is built by then, or raises. After an error
             the model stays marked, and the next call raises again.
     """
-    vars(model)[_MARK] = finish  # By vars, for Keras would track what is set as an attribute.
+    vars(model)[MARK] = finish  # By vars, for Keras would track what is set as an attribute.
     vars(model).update(_maybe_build=_first_call(model), build=_first_build(model))
     # Or `compile` would choose XLA by itself, which keeps weights dense.
     model.supports_jit = model.jit_compile = False
@@ -84,17 +72,8 @@ def _run(model, call_spec):
 
     Keras has tried that, and goes on without it where the call fails.
     """
-    try:
+    with running_on_symbols(model):
         backend.compute_output_spec(model.call, **call_spec.arguments_dict)
-    except _NEEDS_VALUES as error:
-        if not tf.executing_eagerly():
-            raise
-        raise ModelError(
-            "model",
-            "an unbuilt model that can run in a graph",
-            f"{model.name!r}, whose call() raised {type(error).__name__}: {error}",
-            "call the model on a batch first, then wrap it.",
-        ) from error
 
 
 def _finish(model):
@@ -102,11 +81,11 @@ def _finish(model):
         return
     for layer in model._flatten_layers(include_self=False):
         _finish(layer)  # A part that waits for its own wrap.
-    before = {name: vars(model).pop(name) for name in (_MARK, "_maybe_build", "build")}
+    before = {name: vars(model).pop(name) for name in (MARK, "_maybe_build", "build")}
     vars(model)["build"] = before["build"].__wrapped__
     try:
         with tf.init_scope(), AutocastScope(None):
-            before[_MARK](model)
+            before[MARK](model)
     except BaseException:
         vars(model).update(before)
         raise

@@ -10,7 +10,7 @@ import functools
 import tensorflow as tf
 from keras.src.backend.tensorflow import numpy as backend
 
-from omc.keras.keras3.host import HOLDERS, held
+from omc.keras.keras3.variables import HOLDERS, held
 from omc.keras.variable import CompressedVariable
 
 

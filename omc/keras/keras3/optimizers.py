@@ -9,7 +9,7 @@ import functools
 import tensorflow as tf
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
 
-from omc.keras.keras3.host import StoredVariable
+from omc.keras.keras3.variables import StoredVariable
 from omc.keras.switching import all_bits
 from omc.keras.update_order import after_gradient, after_gradients
 from omc.keras.variable import CompressedVariable

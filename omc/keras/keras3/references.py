@@ -3,7 +3,7 @@
 import functools
 
 from omc.errors import ModelError
-from omc.keras.keras3.host import StoredVariable
+from omc.keras.keras3.variables import StoredVariable
 from omc.keras.penalties import penalty
 
 

@@ -3,11 +3,6 @@
 import tensorflow as tf
 
 
-def has_own_step(model):
-    """Whether a model's class defines a `train_step`, whose meaning cannot be known."""
-    return type(model).train_step is not tf.keras.Model.train_step
-
-
 def has_loss(model):
     """Whether a model was compiled with a loss, or has one of its own."""
     own = type(model).compute_loss is not tf.keras.Model.compute_loss

@@ -6,7 +6,8 @@ import functools
 import tensorflow as tf
 from keras.src import backend
 
-from omc.keras.keras3.host import StoredVariable, value_of
+from omc.keras.keras3.host import value_of
+from omc.keras.keras3.variables import StoredVariable
 
 
 @contextlib.contextmanager

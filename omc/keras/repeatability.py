@@ -2,9 +2,11 @@
 
 import tensorflow as tf
 
+from omc.keras import host
+
 L = tf.keras.layers
 
-_RATES = ("rate", "stddev", "dropout", "recurrent_dropout", "seed_dropout")
+_RATES = ("rate", "stddev", "dropout", "recurrent_dropout")
 _UNCHANGED = (L.Normalization, L.TextVectorization, L.StringLookup, L.IntegerLookup)
 
 
@@ -33,20 +35,14 @@ def obstacle(layer, training=None):
 
 
 def _draws(layer):
-    if isinstance(layer, L.RNN):
-        layer = layer.cell  # Which has no name of the user's own.
-    if not layer._seed_generators:
+    source = host.random_source(layer)
+    if source is None:
         return False
-    rates = [getattr(layer, name) for name in _RATES if hasattr(layer, name)]
+    rates = [getattr(source, name) for name in _RATES if hasattr(source, name)]
     return not rates or any(rates)  # Without a rate, as image augmentation: always.
 
 
 def _changes_weights(layer, training):
     if isinstance(layer, L.BatchNormalization) and (training is False or not layer.trainable):
         return False
-    return any(v.path.rsplit("/", 1)[-1] != "seed_generator_state" for v in _states(layer))
-
-
-def _states(layer):
-    # Frozen weights are among the trainable ones still; a quantized or adapted layer has others.
-    return layer._non_trainable_variables
+    return host.has_state(layer)
