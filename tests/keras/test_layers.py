@@ -320,8 +320,12 @@ def test_as_plain_keras(make, shape, served, graph):
     wrapped, plain = pair(make, shape)
     x = batch(plain)
     assert {variable.served for variable in compressed(wrapped)} == {None}
+    try:
+        expected = results(plain, x)
+    except tf.errors.InvalidArgumentError as error:  # Channels first, dilated transposes.
+        pytest.skip(f"this TensorFlow has no such kernel without oneDNN: {error.message[-120:]}")
     run = tf.function(results, autograph=False) if graph else results
-    assert_same(run(wrapped, x), results(plain, x))
+    assert_same(run(wrapped, x), expected)
     assert {variable.served for variable in compressed(wrapped)} == {served}
     assert {row.served for row in omc.memory_report(wrapped).rows} <= {served, ""}
 
