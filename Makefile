@@ -2,7 +2,6 @@
 # PYTHON=/path/to/python chooses the interpreter, ARGS="..." adds arguments to the command.
 
 VENV_PYTHON := .venv/bin/python
-UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-machines test-newest lint bench build-file lock clean
@@ -54,8 +53,8 @@ build-file: setup ## write BUILD anew from the imports
 
 # uv keeps the pins that stand in the lock already; ARGS=--upgrade lets go of them.
 lock: ## resolve requirements/*.in into the pinned lock; ARGS=--upgrade renews it
-	@sh tools/lock.sh $(UV_VERSION) $(ARGS)
+	@sh tools/lock.sh $(ARGS)
 
 clean: ## remove .venv, build outputs and caches; runs/ stays
-	rm -rf .venv .venv-lock .venv-newest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-uv .venv-newest .python build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

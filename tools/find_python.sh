@@ -1,8 +1,9 @@
 #!/bin/sh
-# Prints the path of a Python that can hold OMC's environment; else one line on stderr, and exit 2.
-# $PYTHON, when set, is the only candidate.
+# Prints the path of a Python that can hold OMC's environment: one that is here, or one that uv can
+# install into .python; else one line on stderr, and exit 2. $PYTHON, when set, is the only candidate.
 set -u
-probe=$(dirname "$0")/probe_python.py
+tools=$(dirname "$0")
+probe=$tools/probe_python.py
 found=
 
 # Tries one interpreter; prints it and ends the script when it fits.
@@ -36,6 +37,7 @@ else
         unset IFS
         set +f
     done
+    installed=$(sh "$tools/install_python.sh" 3.11) && try "$installed"
 fi
 
 echo "OMC needs CPython 3.9, 3.10 or 3.11 (64-bit, with venv and ensurepip) on x86_64 Linux with" \

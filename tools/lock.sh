@@ -1,17 +1,8 @@
 #!/bin/sh
-# Resolves requirements/*.in into hashed locks: lock.sh UV_VERSION [more arguments for uv].
+# Resolves requirements/*.in into hashed locks; arguments are uv's.
 set -eu
 cd "$(dirname "$0")/.."
-uv_version=$1
-shift
-
-uv=.venv-lock/bin/uv
-if [ "$($uv --version 2>/dev/null | cut -d ' ' -f 2)" != "$uv_version" ]; then
-    python=$(sh tools/find_python.sh)
-    rm -rf .venv-lock
-    "$python" -m venv .venv-lock
-    .venv-lock/bin/python -m pip install -qq --disable-pip-version-check "uv==$uv_version"
-fi
+uv=$(sh tools/uv.sh)
 
 # The header names the command to repeat, not this machine's paths.
 compile() {
