@@ -10,6 +10,7 @@ here codes are all there is, and both of its ideas are carried out on them, one 
 time: `lasso_gradient` in the weights' own space, `reduce_buffer` in integers.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -19,6 +20,7 @@ from omc import packing
 from omc.alternative_codecs import AlternativeCodec
 from omc.codecs import Codec, in_chunks, to_bytes
 from omc.formats import Format
+from omc.mixed_precision.magnitude_planes import PLANES, magnitude_planes, ones
 
 WIDEST = 8
 NARROWEST = 2
@@ -28,7 +30,7 @@ MAGNITUDES = 2 ** (WIDEST - 1)
 """Magnitudes that codes of 8 bits have, 0 among them."""
 
 # Bit j of each magnitude, [magnitudes, planes].
-_BITS = (np.arange(MAGNITUDES)[:, np.newaxis] >> np.arange(WIDEST - 1)) & 1
+_BITS = (np.arange(MAGNITUDES)[:, np.newaxis] >> np.arange(PLANES)) & 1
 _CHUNK = 1 << 16  # Columns of codes that are integers at a time.
 
 
@@ -47,26 +49,11 @@ def integer_codec(codec, bits):
     return Codec(fmt, codec.shape, codec.transform, saturates=codec.saturates or narrower)
 
 
-def magnitudes(codec, buffer):
-    """Magnitudes m of a buffer's codes.
-
-    The lowest code of INTn, which has no counterpart, counts as its neighbour.
-
-    Args:
-        codec: `Codec` of integers, or `AlternativeCodec` of such.
-        buffer: As the codec writes it.
-
-    Returns:
-        int8 [8, C], padding included, which is 0: as `omc.packing` arranges codes.
-    """
-    return tf.abs(codes_of(codec, buffer))
-
-
 def histogram(matrix):
     """How often each magnitude occurs.
 
     Args:
-        matrix: int8 [8, C] of `magnitudes`.
+        matrix: int8 [8, C] of magnitudes, as of `codes_of` without their signs.
 
     Returns:
         int32 [128]; that of 0 counts padding, too.
@@ -79,16 +66,6 @@ def histogram(matrix):
 
     (counts,) = in_chunks(matrix.shape[1], _CHUNK, chunk)
     return tf.reduce_sum(counts, axis=1)
-
-
-def plane_norms(matrix):
-    """||b_j|| of every plane, float32 [7], the least significant first; 1e-4 where no bit is set.
-
-    Args:
-        matrix: int8 [8, C] of `magnitudes`.
-    """
-    ones = tf.linalg.matvec(tf.constant(_BITS.T, tf.int32), histogram(matrix))
-    return tf.sqrt(tf.cast(ones, tf.float32) + _EPSILON)
 
 
 def lasso_gradient(codec, buffer, share):
@@ -121,16 +98,17 @@ def lasso_gradient(codec, buffer, share):
     """
     if isinstance(codec, AlternativeCodec):
         return codec.switch(buffer, lambda own, b: lasso_gradient(own, b, share))
-    codes, planes = codes_of(codec, buffer), codec.format.bits - 1
-    weights = np.zeros(WIDEST - 1, np.float32)
+    planes, scale = codec.format.bits - 1, codec.transform_of(buffer)[0]
+    weights = np.zeros(PLANES, np.float32)
     weights[:planes] = planes * 2.0 ** np.arange(planes) / np.sum(4.0 ** np.arange(planes))
-    scale, _ = codec.transform_of(buffer)
-    per_bit = weights / plane_norms(tf.abs(codes))
+    counts = [tf.cast(ones(plane), tf.float32) for plane in _rows(magnitude_planes(codec, buffer))]
+    per_bit = weights / tf.sqrt(tf.stack(counts) + _EPSILON)
     pulls = tf.linalg.matvec(tf.constant(_BITS, tf.float32), per_bit) * (share / scale)
     pulls = tf.concat([-pulls[:0:-1], pulls], axis=0)  # Of every code from -127 on.
-    flat = tf.reshape(codes, [-1])[: codec.count]
-    pulls = tf.gather(pulls, tf.cast(flat, tf.int32) + (MAGNITUDES - 1))
-    return tf.reshape(pulls, codec.shape)
+    bare = Codec(codec.format, codec.shape, transform=False)
+    codes = tf.cast(bare.decode(buffer[: bare.nbytes]), tf.int32)
+    codes = tf.maximum(codes, -int(codec.format.max))
+    return tf.gather(pulls, codes + (MAGNITUDES - 1))
 
 
 def reduce_buffer(codec, buffer, threshold):
@@ -152,18 +130,21 @@ def reduce_buffer(codec, buffer, threshold):
     """
     need = max(1, math.ceil(threshold * codec.count - 1e-9))  # Weights of a dense plane.
     widths = tf.constant([own.format.bits for own in codec.codecs])
-    width, codes = widths[codec.index(buffer)], codes_of(codec, buffer)
-    sizes = tf.abs(codes)
-    counts = histogram(sizes)
-    top = _planes_kept(counts, need)
+    width, planes = widths[codec.index(buffer)], _rows(magnitude_planes(codec, buffer))
+    # What was or'ed into a plane from above has its bit set: all magnitudes from 2^j on count.
+    from_plane = list(itertools.accumulate(reversed(planes), tf.bitwise.bitwise_or))[::-1]
+    dense = tf.stack([ones(plane) for plane in from_plane]) >= need
+    top = tf.maximum(tf.reduce_max(tf.where(dense, tf.range(1, WIDEST), 0)), 1)
+    saturated = tf.stack([*from_plane, tf.zeros_like(planes[0])])[top]
+    sparse = tf.stack([ones(plane | saturated) < need for plane in planes])
+    low = tf.minimum(tf.reduce_sum(tf.math.cumprod(tf.cast(sparse, tf.int32))), top - 1)
     largest = tf.bitwise.left_shift(1, top) - 1
-    low = _sparse_below(counts, largest, top, need)
 
     def narrowed(part):
         kept = tf.bitwise.right_shift(tf.minimum(tf.abs(part), largest), low)
         return tf.sign(part) * kept
 
-    def packed(own):
+    def packed(own, codes):
         scale, offset = tf.unstack(
             codec.switch(buffer, lambda stored, sized: tf.stack(stored.transform_of(sized)))
         )
@@ -171,11 +152,13 @@ def reduce_buffer(codec, buffer, threshold):
         return buffer_of(own, codes, narrowed, scale, offset)
 
     reduced = top - low + 1
-    place = tf.reduce_max(tf.where(tf.equal(widths, reduced), tf.range(len(codec.codecs)), 0))
-    branches = [lambda own=own: packed(own) for own in codec.codecs]
-    result = tf.cond(
-        tf.equal(reduced, width), lambda: buffer, lambda: tf.switch_case(place, branches)
-    )
+
+    def narrower():
+        codes = codes_of(codec, buffer)
+        place = tf.reduce_max(tf.where(tf.equal(widths, reduced), tf.range(len(codec.codecs)), 0))
+        return tf.switch_case(place, [lambda own=own: packed(own, codes) for own in codec.codecs])
+
+    result = tf.cond(tf.equal(reduced, width), lambda: buffer, narrower)
     return result, width - reduced
 
 
@@ -220,20 +203,5 @@ def buffer_of(codec, codes, function, scale, offset):
     return tf.concat([*planes, to_bytes(tf.stack([scale, offset]))], axis=0)
 
 
-def _planes_kept(counts, need):
-    """Planes up to the most significant dense one, int32 [], at least 1."""
-    # What was or'ed into a plane from above has its bit set: all magnitudes from 2^j on count.
-    above = [tf.reduce_sum(counts[2**j :]) for j in range(WIDEST - 1)]
-    dense = tf.stack(above) >= need
-    return tf.maximum(tf.reduce_max(tf.where(dense, tf.range(1, WIDEST), 0)), 1)
-
-
-def _sparse_below(counts, largest, planes, need):
-    """Sparse planes at the lower end, int32 []; one plane is left."""
-    saturated = tf.minimum(tf.range(MAGNITUDES), largest)
-    ones = [
-        tf.reduce_sum(counts * tf.bitwise.bitwise_and(tf.bitwise.right_shift(saturated, j), 1))
-        for j in range(WIDEST - 1)
-    ]
-    sparse = tf.cast(tf.stack(ones) < need, tf.int32)
-    return tf.minimum(tf.reduce_sum(tf.math.cumprod(sparse)), planes - 1)
+def _rows(planes):
+    return tf.unstack(planes, axis=0)

@@ -1,5 +1,8 @@
 """Nested models in files: what is kept, and what a model has to be like to take it back."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -66,6 +69,25 @@ def test_keras_files_have_the_sets_in_one_order(tmp_path):
             found = nested.switch(other, bits).predict(X, verbose=0)
             np.testing.assert_allclose(found, expected, atol=0.05)
         nested.switch(other, 8)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda model, path: model.save(path / "m.keras"),
+        lambda model, path: tf.keras.models.save_model(model, path / "m.keras"),
+        lambda model, path: copy.deepcopy(model),
+        lambda model, path: pickle.dumps(model),
+    ],
+    ids=["save", "save_model", "deepcopy", "pickle"],
+)
+def test_what_keras_could_not_load_again_it_does_not_write(tmp_path, write):
+    model = omc.nest(mlp(), (8, 4), X)
+    with pytest.raises(omc.errors.ModelError, match="omc.save.*copy before omc.nest"):
+        write(model, tmp_path)
+    assert tf.keras.models.clone_model(model) is not model  # As ever: a plain one, untrained.
+    omc.save(model, tmp_path / "m.omc")
+    omc.load(tmp_path / "m.omc", omc.nest(mlp(), (8, 4), X))
 
 
 def test_a_wrapped_model_becomes_nested_as_the_one_that_was_saved(tmp_path):

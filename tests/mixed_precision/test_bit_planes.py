@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 
 from omc import kernels
 from omc.mixed_precision import PruningGrowing
-from omc.mixed_precision.bit_planes import (
-    histogram,
-    lasso_gradient,
-    magnitudes,
-    reduce_buffer,
-)
+from omc.mixed_precision.bit_planes import codes_of, histogram, lasso_gradient, reduce_buffer
 from omc.mixed_precision.graph import prune_and_grow
 from tests.mixed_precision.integer_buffers import OFFSET, SCALE, alternatives, codec_of, stored
 from tests.mixed_precision.problems import INTEGERS, by_bits
@@ -130,7 +125,7 @@ def test_large_variables_go_in_chunks(monkeypatch):
     codes = np.random.default_rng(1).integers(-3, 4, 1000)
     codec, buffer = alternatives(1000), stored(codes, 6)
     run = tf.function(
-        lambda b: (reduce_buffer(codec, b, 0.03), histogram(magnitudes(codec, b))),
+        lambda b: (reduce_buffer(codec, b, 0.03), histogram(tf.abs(codes_of(codec, b)))),
         input_signature=[tf.TensorSpec([None], tf.uint8)],
     )
     (reduced, dropped), counts = run(buffer)
@@ -142,7 +137,7 @@ def test_large_variables_go_in_chunks(monkeypatch):
 def test_the_lowest_code_counts_as_its_neighbour():
     buffer = stored(np.array([-2, -1, 0, 1] * 10), 2)
     codec = alternatives(40)
-    assert histogram(magnitudes(codec, buffer))[1] == 30
+    assert histogram(tf.abs(codes_of(codec, buffer)))[1] == 30
     kept, dropped = reduce_buffer(codec, buffer, 0.9)
     assert int(dropped) == 0 and kept.numpy().tobytes() == buffer.numpy().tobytes()
 
