@@ -98,12 +98,17 @@ def fit_step(model, x, y):
     return lambda: function(iterator)["loss"].numpy()
 
 
-def fresh_process(module, function, **arguments):
+HEAP = {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPU_ALLOCATOR_USE_BFC": "0"}
+"""Environment in which every tensor is a malloc of its own, for `omc.measurement.heap_peak`."""
+
+
+def fresh_process(module, function, environment=None, **arguments):
     """Result of benchmarks.<module>.<function>(**arguments) in a process of its own.
 
     Args:
         module: Name of a module of this package.
         function: Name of a function in it that returns what JSON can hold.
+        environment: Dict of variables to set, such as `HEAP`.
         **arguments: What JSON can hold.
 
     Returns:
@@ -112,14 +117,16 @@ def fresh_process(module, function, **arguments):
     Raises:
         RuntimeError: The process failed; what it wrote to stderr has gone there.
     """
+    environment = environment or {}
     program = (
-        "import json, sys\n"
+        "import json, os, sys\n"
         f"from benchmarks import {module}\n"
+        f"os.environ.update({environment})\n"  # Once more: the package sets an allocator.
         f"result = {module}.{function}(**json.loads(sys.argv[1]))\n"
         f"print('{_RESULT}' + json.dumps(result))\n"
     )
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
     command = [sys.executable, "-c", program, json.dumps(arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
     for line in done.stdout.splitlines():

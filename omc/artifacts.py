@@ -187,7 +187,8 @@ def opened(path, kind, limit=LIMIT):
             found = Artifact(metadata["kind"], entries, content["properties"])
         if found.kind != kind:
             expected = f"an artifact of kind {kind!r}"
-            raise ArtifactError("path", expected, f"{path!r} of {found.kind!r}")
+            tip = "omc.load reads models, omc.progressive.load reads parts."
+            raise ArtifactError("path", expected, f"{path!r} of {found.kind!r}", tip)
         yield found
 
 
@@ -216,7 +217,8 @@ def checked_path(path):
     path = _real(path)
     if os.path.exists(path) and not os.path.isfile(path):
         what = "a directory" if os.path.isdir(path) else "no regular file"
-        raise ArtifactError("path", "the path of a file", f"{path!r}, which is {what}")
+        tip = "name a file in it: model.omc, say."
+        raise ArtifactError("path", "the path of a file", f"{path!r}, which is {what}", tip)
     return path
 
 
@@ -229,7 +231,8 @@ def checked_folder(path):
     """
     path = _real(path)
     if os.path.exists(path) and not (os.path.isdir(path) and not os.listdir(path)):
-        raise ArtifactError("path", "a folder that is new or empty", f"{path!r}, which exists")
+        tip = "name another, or remove it first."
+        raise ArtifactError("path", "a folder that is new or empty", f"{path!r}, which exists", tip)
     return path
 
 

@@ -224,6 +224,7 @@ class Policy:
                         "overrides",
                         "float32 variables",
                         f"{pattern!r}, which matches {spec.name!r} of {spec.dtype.name}",
+                        "give it 'FP32' with a pattern before, or build the model in float32.",
                     )
                 return PlannedVariable(spec, fmt, f"override {pattern!r}", transform=transform)
         if self.format.is_fp32:

@@ -35,7 +35,9 @@ def batchnorm_layers(model):
     ]
     for layer in found:
         if getattr(layer, "renorm", False):
-            raise ModelError("model", "BatchNormalization without renorm", repr(layer.name))
+            tip = "renorm=False, or another normalization, such as GroupNormalization."
+            expected = "BatchNormalization without renorm"
+            raise ModelError("model", expected, repr(layer.name), tip)
     return found
 
 
@@ -74,7 +76,8 @@ def estimate(model, layers, batches, argument):
     for pool in found:
         if not pool.is_finite:
             expected = f"batches of which {pool.layer.name!r} has finite statistics"
-            raise InputError(argument, expected, "NaN or Inf in them")
+            tip = "scale the inputs; the model's weights may have diverged, too."
+            raise InputError(argument, expected, "NaN or Inf in them", tip)
     for pool in found:
         pool.assign()
     return [pool.layer for pool in found]
@@ -193,7 +196,8 @@ def _try_batch(model, batch, argument, layers):
         floating = tf.is_tensor(tensor) and tensor.dtype.is_floating
         if floating and not tf.reduce_all(tf.math.is_finite(tensor)):
             expected = f"batches of which {model.name!r} makes finite outputs"
-            raise InputError(argument, expected, "NaN or Inf in an output")
+            tip = "scale the inputs; the model's weights may have diverged, too."
+            raise InputError(argument, expected, "NaN or Inf in an output", tip)
 
 
 def _message(error):

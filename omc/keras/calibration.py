@@ -103,7 +103,9 @@ def nest(
     """
     wrapping.check_built(model)
     if nesting_of(model) is not None:
-        raise ModelError("model", "a model that is not nested yet", f"{model.name!r}, a nested one")
+        tip = "for more widths, omc.calibrate(model, data, bits=...)."
+        got = f"{model.name!r}, a nested one"
+        raise ModelError("model", "a model that is not nested yet", got, tip)
     widths = _checked_widths(bits)
     _check_choices(activations, batchnorm, distillation, alrs)
     _check_switching(switching, widths)

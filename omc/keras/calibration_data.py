@@ -64,7 +64,8 @@ def _all_zeros(tensor, argument):
     if dtype is None or not tf.as_dtype(dtype).is_floating:
         return False
     if not tf.reduce_all(tf.math.is_finite(tensor)):
-        raise InputError(argument, "finite inputs", "NaN or Inf in a batch")
+        tip = "leave such examples out."
+        raise InputError(argument, "finite inputs", "NaN or Inf in a batch", tip)
     return not np.any(tensor)
 
 

@@ -39,7 +39,8 @@ def recompute(model, layers):
     """
     host.check_model(model)
     if not host.is_built(model):
-        raise ModelError("model", "a built model", f"{model.name!r}, which is not built yet")
+        got = f"{model.name!r}, which is not built yet"
+        raise ModelError("model", "a built model", got, "call it once, or model.build(shape).")
     paths = dict(_paths(model))
     chosen = _outermost(_chosen(paths, layers))
     for path, layer in chosen.items():

@@ -52,7 +52,8 @@ def traces(model, variables, data, loss=None, probes=16, seed=0):
         trace = total / (probes * sum(sizes))
         if not abs(trace) < float("inf"):
             got = f"a Hessian with trace {trace} for {variable.name!r}"
-            raise InputError("data", "batches with a finite loss", got)
+            tip = "smaller inputs, or a float32 loss from logits."
+            raise InputError("data", "batches with a finite loss", got, tip)
         found.append(trace)
     if loss is None:
         model.reset_metrics()  # Keras counts every loss that it computes.

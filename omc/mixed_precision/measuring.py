@@ -156,7 +156,8 @@ class Measured:
         values = variable.decode() if packed else variable.read_value()
         if not tf.reduce_all(tf.math.is_finite(values)):
             got = f"NaN or Inf in {self.plan[place].spec.name!r}"
-            raise InputError("model", "finite weights", got)
+            tip = "the model has diverged: go back to weights before that."
+            raise InputError("model", "finite weights", got, tip)
         return values
 
     def _coded_in(self, place, codecs):

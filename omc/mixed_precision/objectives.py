@@ -21,7 +21,9 @@ def mean_loss(value, batches):
     sizes = [examples_of(batch) for batch in batches]
     total = sum(size * float(value(*batch)) for batch, size in zip(batches, sizes))
     if not abs(total) < float("inf"):
-        raise InputError("data", "batches with a finite loss", f"a loss of {total / sum(sizes)}")
+        tip = "smaller inputs, or a float32 loss from logits."
+        got = f"a loss of {total / sum(sizes)}"
+        raise InputError("data", "batches with a finite loss", got, tip)
     return total / sum(sizes)
 
 
@@ -71,7 +73,8 @@ def checked_batches(data):
         InputTypeError: `data` is no iterable of batches (x, y) or (x, y, sample_weight).
     """
     if data is None:
-        raise InputError("data", "batches (x, y), to measure what widths cost", "none")
+        tip = "data=[(x, y)]; or sensitivity='error', which needs none."
+        raise InputError("data", "batches (x, y), to measure what widths cost", "none", tip)
     if isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise InputError("data", "a few batches", "an endless dataset", "data.take(8), say.")
     batches = list(data) if isinstance(data, Iterable) else [data]

@@ -95,7 +95,9 @@ def verify_on_delivered(part, variables, history):
         whole = False
     if not whole:
         expected = "the parts that were applied, as they were"
-        raise ArtifactError("directory", expected, "parts that were altered meanwhile")
+        got = "parts that were altered meanwhile"
+        tip = "start again in an empty directory, with the base."
+        raise ArtifactError("directory", expected, got, tip)
     targets = _verified(part, variables, delivered, history.buffer, trained=True)
     for entry in part.entries:
         variable = variables[entry.place]

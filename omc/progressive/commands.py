@@ -93,7 +93,9 @@ def apply(parts, out, stage=None, architecture=None):
     if stage is not None:
         chain = folders.until(chain, stage)
     if not chain:
-        raise ArtifactError("parts", "a base, the first part of a chain", f"none in {parts}")
+        tip = "name the folder that split wrote, or its first file, too."
+        expected = "a base, the first part of a chain"
+        raise ArtifactError("parts", expected, f"none in {parts}", tip)
     if architecture is None:
         beside = parts[0] if os.path.isdir(parts[0]) else os.path.dirname(parts[0])
         architecture = os.path.join(beside, ARCHITECTURE)
@@ -186,7 +188,8 @@ def built(source, argument="architecture"):
         raise InputError(argument, expected, f"{source!r}: {reason}") from error
     if not isinstance(model, tf.keras.Model) or not model.built:
         got = f"{type(model).__name__} from {source!r}"
-        raise ModelError(argument, "a built tf.keras.Model", got)
+        tip = "build it in the function: model.build(shape), or call it once."
+        raise ModelError(argument, "a built tf.keras.Model", got, tip)
     return model
 
 
@@ -201,7 +204,9 @@ def _found(paths):
         chain = folders.chain(inside)
         found += chain or sorted(inside, key=lambda part: part.index)
     if not found:
-        raise ArtifactError("parts", "a part, or a folder of parts", f"none in {paths}")
+        tip = "`python -m omc.progressive split` writes them."
+        expected = "a part, or a folder of parts"
+        raise ArtifactError("parts", expected, f"none in {paths}", tip)
     return found
 
 

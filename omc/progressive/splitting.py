@@ -14,6 +14,8 @@ from omc.policies import Policy, VariableSpec
 from omc.progressive import history, parts, statistics, streams, widths
 from omc.progressive.stages import Chain, parsed
 
+_TIP_KNOWN = "without known= the receiver gets a base of its own."
+
 
 def split(model, stages, known=None, calibration=None):
     """Splits a model into a base, usable by itself, and deltas that make it more precise.
@@ -132,7 +134,8 @@ def _check_nested(model, formats, calibration):
     """Raises for what a nested model cannot be split with."""
     if None in formats:
         got = f"a policy for {model.name!r}, which is nested"
-        raise InputError("stages", "widths of a nested model", got)
+        tip = "formats in place of policies: INT4, INT8."
+        raise InputError("stages", "widths of a nested model", got, tip)
     if calibration is not None:
         expected = f"none for {model.name!r}, whose widths have statistics of their own"
         raise InputError("calibration", expected, "some", "omc.calibrate(model, data) before.")
@@ -143,7 +146,8 @@ def _value(variable, spec):
     value = np.asarray(variable.numpy())  # Of a scalar numpy() gives no array.
     if value.dtype.hasobject:
         got = f"{spec.name!r} of dtype {value.dtype}"
-        raise InputTypeError("model", "variables of numbers or bools", got)
+        tip = "keep vocabularies of strings outside of the model."
+        raise InputTypeError("model", "variables of numbers or bools", got, tip)
     return value
 
 
@@ -173,7 +177,7 @@ class _Known:
         theirs = found.parts[0].properties.get("nesting")
         if len(found) != len(held) or theirs != properties.get("nesting"):
             got = f"parts of {len(found)} variables, or nested otherwise"
-            raise InputError("known", expected, got)
+            raise InputError("known", expected, got, _TIP_KNOWN)
         for place, (variable, codec) in enumerate(held):
             entry, spec = found.entry(place), VariableSpec.of(variable)
             same = entry.shape == spec.shape and entry.dtype == spec.dtype.name
@@ -184,7 +188,7 @@ class _Known:
                 stored = ["raw" if c is None else "quantized" for c in (entry.codec, codec)]
                 got = f"{entry.name!r}, {entry.shape} {stored[0]}, where the model has"
                 got += f" {spec.name!r}, {spec.shape} {stored[1]}"
-                raise InputError("known", expected, got)
+                raise InputError("known", expected, got, _TIP_KNOWN)
         self.digest, self._digests = found.digest, found.digests()
 
     def holds(self, place, digest):
