@@ -13,6 +13,7 @@ from tensorflow.python.ops import resource_variable_ops
 
 from omc.keras import host
 from omc.keras.gradient import differentiable, inner_tape, there
+from omc.keras.loops import one_iteration_at_a_time
 from omc.keras.variable import CompressedVariable
 
 
@@ -45,6 +46,7 @@ def repeated(call, args, kwargs, layer=None, variables=(), decoded=(), after=Non
         with contextlib.ExitStack() as stack:
             for variable, value in zip(decoded, values):
                 stack.enter_context(variable.lend(value))
+            stack.enter_context(one_iteration_at_a_time())
             again, named = arguments.rebuilt(inputs)
             return _Flat(context.run(call, again, named))
 
