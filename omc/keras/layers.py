@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from omc.keras import host
 from omc.keras.gradient import in_forward_mode
+from omc.keras.loops import one_iteration_at_a_time
 from omc.keras.rematerialization import compressed, repeated
 from omc.keras.repeatability import obstacle
 
@@ -46,6 +47,7 @@ def _serve(layer, call, args, kwargs):
     with contextlib.ExitStack() as stack:
         for variable in mine:
             stack.enter_context(variable.lend(variable.read_value()))
+        stack.enter_context(one_iteration_at_a_time())
         return bound(*args, **kwargs)
 
 

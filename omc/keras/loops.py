@@ -1,4 +1,4 @@
-"""Loops of a call that runs again in backward: one iteration at a time.
+"""Loops of layers whose weights are compressed: one iteration at a time.
 
 Keras' recurrent layers let TensorFlow run 32 iterations of their loop at once. In backward each
 has the gradient of all of the layer's weights, dense, before it is added to the others': the peak

@@ -48,8 +48,9 @@ def at_once(step, x):
         lambda: L.SimpleRNN(8),
         lambda: L.Bidirectional(L.LSTM(8)),
         lambda: L.RNN([L.LSTMCell(8), L.GRUCell(8)]),
+        lambda: L.LSTM(8, dropout=0.5),  # Does not run again.
     ],
-    ids=["LSTM", "GRU", "SimpleRNN", "Bidirectional", "RNN"],
+    ids=["LSTM", "GRU", "SimpleRNN", "Bidirectional", "RNN", "dropout"],
 )
 def test_the_loops_of_compressed_layers_run_one_iteration_at_a_time(make):
     assert set(at_once(*step_of(model_of(make())))) == {1}
