@@ -24,7 +24,7 @@ def backward_reads(graph):
 
 
 _READS = ("ReadVariableOp", "Omc>DecodeVariable")
-_WRITES = ("Assign", "Omc>AddInPlace")
+_WRITES = ("Assign", "Omc>UpdateVariable")
 
 
 def backward_read(variable, buffer):

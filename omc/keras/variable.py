@@ -310,7 +310,7 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
         if getattr(self.codec, "natively_added", False) and kernels.usable():
             sign = tf.convert_to_tensor(sign, tf.float32)
             fmt = self.codec.format
-            stored = kernels.add_in_place(
+            stored = kernels.update_variable(
                 self.buffer.handle, delta, sign, seed, fmt, self.codec.saturates
             )
             return self._stored(stored, read_value)

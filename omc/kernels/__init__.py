@@ -139,9 +139,9 @@ def add(buffer, delta, sign, key, fmt, saturates=False):
     return _library().omc_add(buffer, delta, sign, _key(key), **_widths(fmt), **stretch)
 
 
-def add_in_place(handle, delta, sign, key, fmt, saturates=False):
+def update_variable(handle, delta, sign, key, fmt, saturates=False):
     """As `add`, on the uint8 variable behind `handle`; returns the operation (None when eager)."""
-    return _library().omc_add_in_place(
+    return _library().omc_update_variable(
         handle, delta, sign, _key(key), **_widths(fmt), **_stretch(fmt, saturates)
     )
 

@@ -236,7 +236,7 @@ class AddToBufferKernel : public AddKernel {
 
 // The same on the variable that holds the buffer. Its memory stays where it is: buffers that moved
 // at each step would scatter over the allocator's chunks and leave holes between them.
-class AddInPlaceKernel : public AddKernel {
+class UpdateVariableKernel : public AddKernel {
  public:
   using AddKernel::AddKernel;
 
@@ -420,7 +420,9 @@ REGISTER_OP("Omc>Add")
     .SetShapeFn(BufferShape);
 REGISTER_KERNEL_BUILDER(Name("Omc>Add").Device(tensorflow::DEVICE_CPU), AddToBufferKernel);
 
-REGISTER_OP("Omc>AddInPlace")
+// Not called "in place": in a graph with such an op TensorFlow's optimizer copies every tensor that
+// it would else hand on (constant folding's Snapshot), activations of a megabyte among them.
+REGISTER_OP("Omc>UpdateVariable")
     .Input("variable: resource")
     .Input("delta: float")
     .Input("sign: float")
@@ -428,7 +430,7 @@ REGISTER_OP("Omc>AddInPlace")
     .OMC_ADD_ATTRS
     .SetIsStateful()
     .SetShapeFn(tensorflow::shape_inference::NoOutputs);
-REGISTER_KERNEL_BUILDER(Name("Omc>AddInPlace").Device(tensorflow::DEVICE_CPU), AddInPlaceKernel);
+REGISTER_KERNEL_BUILDER(Name("Omc>UpdateVariable").Device(tensorflow::DEVICE_CPU), UpdateVariableKernel);
 
 REGISTER_OP("Omc>ScaleGradient")
     .Input("buffer: uint8")

@@ -141,7 +141,7 @@ def _of_variable(codec, buffer, delta):
         moved = codec.add(buffer, delta)
         return [to_bytes(codec.decode(moved)), moved]
     variable = tf.Variable(buffer, dtype=tf.uint8)
-    added = kernels.add_in_place(variable.handle, delta, tf.constant(1.0), None, codec.format)
+    added = kernels.update_variable(variable.handle, delta, tf.constant(1.0), None, codec.format)
     with tf.control_dependencies([added]):
         handle = variable.handle
         decoded = kernels.decode_variable(handle, codec.format, codec.shape, codec.transform)

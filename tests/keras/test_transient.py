@@ -8,6 +8,7 @@ import omc
 from omc.keras import CompressedVariable
 from omc.keras.host import variables_of
 from omc.measurement.peaks import measure_peak
+from tests.own_process import heap_peaks
 
 L = tf.keras.layers
 STEPS = (6, 5)
@@ -259,3 +260,47 @@ def test_a_stack_is_never_dense_as_a_whole(name, graph):
         peaks[count] = peak.allocator_bytes
         assert all(variable.served == "transient" for variable in compressed(model))
     assert peaks[8] - peaks[3] < 3 * 2**20
+
+
+STEP = """
+import tensorflow as tf
+import omc
+from omc.measurement import heap_peak
+
+class Ones(tf.keras.layers.Layer):
+    def call(self, x):
+        for _ in range(4):  # tanh keeps its result for backward, a square what it is given.
+            x = tf.square(tf.tanh(x) * 1.0)
+        return tf.reduce_mean(x, axis=1, keepdims=True)
+
+def peak_of(compressed):
+    layers = [tf.keras.Input((65536,)), Ones(), tf.keras.layers.Dense(8)]
+    model = tf.keras.Sequential(layers)
+    model = omc.wrap(model, "INT8") if compressed else model
+    optimizer = tf.keras.optimizers.SGD(0.01)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function(autograph=False)
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(model(x, training=True))
+        gradients = tape.gradient(loss, [x, *model.trainable_variables])
+        optimizer.apply_gradients(zip(gradients[1:], model.trainable_variables))
+        return tf.reduce_sum(gradients[0])
+
+    x = tf.random.normal([16, 65536])
+    step(x)
+    with heap_peak() as peak:
+        step(x)
+    return peak.bytes
+
+print(peak_of(False), peak_of(True))
+"""
+
+
+def test_an_update_has_tensorflow_copy_nothing():
+    """An op called "in place" would: its optimizer then replaces x * 1 by a copy, which is kept."""
+    plain, compressed = heap_peaks(STEP)
+    # Which of two is first differs, by a tensor or two of 4 MiB; the copies were five.
+    assert compressed < plain + 3 * 2**22

@@ -230,7 +230,7 @@ def test_the_next_backward_pass_waits_for_the_update_before_it():
         stores = [
             op
             for op in reads[value_of(below.kernel).name].control_inputs
-            if op.type in ("AssignVariableOp", "Omc>AddInPlace")
+            if op.type in ("AssignVariableOp", "Omc>UpdateVariable")
         ]
         assert any(schedule._depends(op, reads[value_of(above.kernel).name]) for op in stores)
 
