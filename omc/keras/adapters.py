@@ -5,6 +5,7 @@
     defer                                   models that are not built yet
     weights_made_by, unpack                 weights that are compressed as they are made
     slim                                    optimizers
+    WRITERS                                 what writes whole models
     training                                what a training step asks of a compiled model
 
 `omc.keras.host` has what needs no compressed variable.
@@ -15,6 +16,7 @@ from omc.keras.versions import MAJOR
 if MAJOR == 2:
     from omc.keras.keras2 import training
     from omc.keras.keras2.deferred import defer
+    from omc.keras.keras2.model_files import WRITERS
     from omc.keras.keras2.optimizers import slim
     from omc.keras.keras2.references import (
         SLOTS_FOLLOW,
@@ -29,6 +31,7 @@ else:
     import omc.keras.keras3.einsum  # noqa: F401 - which meets compressed kernels
     from omc.keras.keras3 import training
     from omc.keras.keras3.deferred import defer
+    from omc.keras.keras3.model_files import WRITERS
     from omc.keras.keras3.optimizers import slim
     from omc.keras.keras3.references import (
         SLOTS_FOLLOW,
@@ -42,6 +45,7 @@ else:
 
 __all__ = [
     "SLOTS_FOLLOW",
+    "WRITERS",
     "References",
     "defer",
     "finish",

@@ -58,6 +58,19 @@ class BatchNormSets:
         self._sets[bits] = {name: self._copy(name, bits, source[name]) for name in self._names}
         self._sort()
 
+    def remove(self, widths):
+        """Takes the sets of widths out of the layer again; not the first one's."""
+        gone = [self._sets.pop(bits) for bits in widths]
+        gone = {id(host.value_of(held)) for one in gone for held in one.values()}
+        for held in host.own_weights(self.layer):
+            held[:] = [weight for weight in held if id(host.value_of(weight)) not in gone]
+
+    @property
+    def variables(self):
+        """The variables of all sets, tf.Variables, those that sets share once: a list."""
+        held = [host.value_of(weight) for one in self._sets.values() for weight in one.values()]
+        return list({id(variable): variable for variable in held}.values())
+
     def _sort(self):
         """Puts added variables in one order, however widths came: Keras' files go by places."""
         places = {id(variable): place for place, variable in enumerate(self.added_variables())}
@@ -65,7 +78,8 @@ class BatchNormSets:
             held.sort(key=lambda weight: places.get(id(host.value_of(weight)), -1))
 
     def _copy(self, name, bits, original):
-        trainable = original.trainable and name in _SCALES
+        # Keras 3 says of a frozen layer's weight that it is not, though it will be again.
+        trainable = name in _SCALES and (original.trainable or not self.layer.trainable)
         copy = host.add_weight(self.layer, f"{name}_{bits}bit", original.numpy(), trainable)
         give_reason(host.value_of(copy), f"BatchNorm set of {bits} bits")
         return copy

@@ -134,6 +134,8 @@ def nest(
         wrapping.forget_functions(model)
     every = wrapping.variables_of(model)
     nested_variables = [every[place] for place in codecs]
+    if activations not in ("same", None):
+        activations = int(activations)
     options = Options(
         widths, activations, batchnorm, rounding, float(distillation), bool(alrs), switching
     )
@@ -187,7 +189,7 @@ def calibrate(model, data, bits=None):
             allocation of prepared widths, a dict or a policy, as `omc.nested.switch` takes it.
 
     Returns:
-        `model`.
+        `model`. An error, or an interrupt, leaves it as it was.
 
     Raises:
         InputTypeError, InputError: A width that is not stored, no data, or data that the model does
@@ -208,13 +210,34 @@ def calibrate(model, data, bits=None):
         for variable in state.variables:
             nested.format_at(variable.codec.format, width)
     try_out(model, batches, "data", layers)
-    before = state.bits
-    try:
+    with _whole_or_not(state):
         for width in widths:
             _prepare(model, state, width, batches)
+    return model
+
+
+@contextlib.contextmanager
+def _whole_or_not(state):
+    """Context that changes what widths have of their own; after an error all is as it was before.
+
+    The width in use is, either way.
+    """
+    before, prepared = state.bits, set(state.prepared)
+    widths = [sets.widths for sets in state.batchnorms]
+    held = [*state.tables.values(), *(v for sets in state.batchnorms for v in sets.variables)]
+    values = [variable.numpy() for variable in held]
+    try:
+        yield
+    except BaseException:
+        state.use(before)  # One of them, before sets go.
+        for sets, kept in zip(state.batchnorms, widths):
+            sets.remove([bits for bits in sets.widths if bits not in kept])
+        for variable, value in zip(held, values):
+            variable.assign(value)
+        state.prepared = prepared
+        raise
     finally:
         state.use(before)
-    return model
 
 
 def _calibrate_statistics(model, data):
@@ -229,12 +252,9 @@ def _calibrate_allocation(model, state, data, bits):
     layers = [sets.layer for sets in state.batchnorms]
     batches = checked_batches(data, "data", layers)
     try_out(model, batches, "data", layers)
-    before = state.bits
-    try:
+    with _whole_or_not(state):
         state.use(bits)
         _estimate(model, state, batches)
-    finally:
-        state.use(before)
     return model
 
 
@@ -365,6 +385,7 @@ def _checked_widths(bits):
     """Widths, the highest first, each once."""
     if isinstance(bits, numbers.Integral) and not isinstance(bits, bool):
         bits = (bits,)
+    bits = bits.tolist() if isinstance(bits, np.ndarray) and bits.ndim else bits
     if isinstance(bits, str) or not isinstance(bits, Sequence):
         raise InputTypeError("bits", "a width or a sequence of widths", bits)
     for width in bits:

@@ -21,10 +21,7 @@ once the weights' mean square is above half of the range's, which no range that 
 comes to, while the scale's own gradient has it grow; and the range of activations doubles once
 their root mean square is twice its end (ours).
 
-Distillation (recursive, as Any-Precision DNN, arXiv 1911.07346): below the highest width the loss
-is
-
-    (1 - d) * loss(labels) + d * cross-entropy(softmax of the next higher width's logits, logits)
+Distillation (recursive, as Any-Precision DNN, arXiv 1911.07346): `omc.keras.distillation`.
 
 With `switching` (HASB, `omc.keras.switching`) the steps of a batch are three: at the highest width,
 at one drawn for each layer, at the lowest, each taught by the one before. In the second, eta_b and
@@ -36,9 +33,10 @@ import contextlib
 import tensorflow as tf
 
 from omc import nested
-from omc.errors import InputError, ModelError
+from omc.errors import ModelError
 from omc.keras import host
 from omc.keras.adapters import training
+from omc.keras.distillation import cross_entropy
 from omc.keras.gradient import read
 from omc.keras.switching import PASSES, Draw, SwitchedCodec, plain_codec
 
@@ -134,7 +132,7 @@ def _step(model, state, x, y, sample_weights, teacher):
         outputs = model(x, training=True)
         loss = training.loss_of(model, x, y, outputs, sample_weights)
         if teacher is not None and state.options.distillation:
-            distance = _cross_entropy(model, teacher, outputs, sample_weights)
+            distance = cross_entropy(model, teacher, outputs, sample_weights)
             loss = tf.cast(loss, tf.float32)  # Of a 16 bit output it has 16 bits.
             loss = (1.0 - state.options.distillation) * loss + state.options.distillation * distance
     sources = [*model.trainable_variables, *scales]
@@ -142,8 +140,11 @@ def _step(model, state, x, y, sample_weights, teacher):
     pairs, count = list(zip(gradients, sources)), len(sources) - len(scales)
     # Decay, averages and constraints are of what is stored. And without `loss` to wait for, the end
     # of the data would be counted as a step.
+    moved = [pair for pair in pairs[:count] if pair[0] is not None]
+    if training.accumulates(model):  # What is left out of a sum's last step would be lost.
+        moved = [(tf.zeros(v.shape) if g is None else g, v) for g, v in pairs[:count]]
     with state.all_bits(), tf.control_dependencies([loss]):
-        model.optimizer.apply_gradients([pair for pair in pairs[:count] if pair[0] is not None])
+        model.optimizer.apply_gradients(moved)
     gradients = {id(v): g for g, v in pairs[count:] if g is not None}
     done = _move_scales(model, state, gradients)
     return outputs, [loss, *done]
@@ -262,42 +263,3 @@ def _eta(difference):
 def _clipped(gradient):
     gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
     return tf.clip_by_value(gradient, -1.0, 1.0)
-
-
-def _cross_entropy(model, teacher, outputs, sample_weights):
-    """Mean cross-entropy of outputs against another width's, both over the last axis.
-
-    Of sigmoids, each against its own.
-    """
-    if not tf.is_tensor(outputs):
-        tip = "pass distillation=0 to omc.nest for models with several outputs."
-        raise InputError("distillation", "one tensor of outputs", type(outputs).__name__, tip)
-    teacher, outputs = tf.cast(teacher, tf.float32), tf.cast(outputs, tf.float32)
-    activation = _last_activation(model)
-    if activation is tf.keras.activations.sigmoid:
-        losses = tf.keras.losses.binary_crossentropy(tf.stop_gradient(teacher), outputs)
-    else:
-        if outputs.shape[-1] == 1:
-            tip = "pass distillation=0 to omc.nest, or give the last layer a sigmoid."
-            raise InputError("distillation", "outputs with two classes or more", "one", tip)
-        if activation is tf.keras.activations.softmax:
-            teacher, outputs = (tf.math.log(p + 1e-7) for p in (teacher, outputs))
-        losses = tf.nn.softmax_cross_entropy_with_logits(
-            labels=tf.stop_gradient(tf.nn.softmax(teacher)), logits=outputs
-        )
-    if sample_weights is not None:
-        sample_weights = tf.cast(sample_weights, losses.dtype)
-        while sample_weights.shape.rank > losses.shape.rank and sample_weights.shape[-1] == 1:
-            sample_weights = tf.squeeze(sample_weights, [-1])
-        while sample_weights.shape.rank < losses.shape.rank:
-            sample_weights = sample_weights[..., tf.newaxis]
-        losses *= sample_weights
-    return tf.reduce_mean(losses)
-
-
-def _last_activation(model):
-    """The function that the last layer puts out, as far as it can be told."""
-    last = model.layers[-1] if model.layers else None
-    if isinstance(last, tf.keras.layers.Softmax):
-        return tf.keras.activations.softmax
-    return getattr(last, "activation", None)

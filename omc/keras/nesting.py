@@ -26,9 +26,6 @@ from omc.keras.quantizers import InputQuantizer
 from omc.keras.readings import Reading, trained_at_all_widths
 from omc.keras.switching import Switching, all_bits, plain_codec
 
-# What Keras calls to write a model to a file of its own, to copy and to pickle it.
-_WRITTEN_BY = ("save", "get_build_config")
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -218,8 +215,6 @@ def attach(model, variables, options):
             variable.learned_scale = tf.Variable(0.0, trainable=False, name="scale")
     for layer in quantizing:
         vars(layer)["enable_lora"] = functools.partial(_refuse_lora, layer.name)
-    for name in _WRITTEN_BY:
-        vars(model)[name] = functools.partial(_refuse_file, model.name)
     vars(model)["_omc_nesting"] = state  # Past Keras' attribute tracking.
     vars(model)["train_step"] = joint_training.joint_train_step(model, state)
     vars(model)["make_train_function"] = trained_at_all_widths(model, state.reading)
@@ -242,7 +237,7 @@ def detach(model):
             held[:] = [weight for weight in held if id(host.value_of(weight)) not in added]
     for layer in _quantizing(model, state.variables, state.options):
         vars(layer).pop("enable_lora", None)
-    for name in ("train_step", "make_train_function", *_WRITTEN_BY):
+    for name in ("train_step", "make_train_function"):
         vars(model).pop(name, None)
 
 
@@ -259,16 +254,6 @@ def _refuse_lora(name, *args, **kwargs):
         "layers without a low-rank update, where activations are quantized",
         f"enable_lora of {name!r}",
         "nest with activations=None; or enable it on a model that is wrapped and not nested.",
-    )
-
-
-def _refuse_file(name, *args, **kwargs):
-    raise ModelError(
-        "model",
-        "a model of one width, for Keras' own files, copies and pickles",
-        f"{name!r}, whose other widths Keras could not load again",
-        "use omc.save(model, 'm.omc') and omc.load, or model.save_weights, for a model that is "
-        "nested alike; copy before omc.nest.",
     )
 
 

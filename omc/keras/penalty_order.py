@@ -7,6 +7,8 @@ to them. Here each waits for the backward pass of the layer that the weight belo
 
 import tensorflow as tf
 
+from omc.keras.schedule import depends
+
 
 def register(variable, buffer):
     """Lets a read wait for the variable's backward pass in the same graph, if one follows.
@@ -26,9 +28,11 @@ def release(variable, buffer):
 
     Args:
         variable: `CompressedVariable`.
-        buffer: Tensor, its buffer as read there; must not depend on what was registered.
+        buffer: Tensor, its buffer as read there. What it depends on does not wait for it: a graph
+            may hold several steps, one after the other.
     """
     if tf.executing_eagerly():
         return
     for early in getattr(buffer.graph, "_omc_late", {}).get(id(variable), []):
-        early._add_control_input(buffer.op)  # Private; TensorFlow's own ordering uses it as well.
+        if not depends(buffer.op, early):
+            early._add_control_input(buffer.op)  # Private; TensorFlow's own ordering uses it, too.

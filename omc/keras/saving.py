@@ -8,7 +8,7 @@ import tensorflow as tf
 from omc import artifacts
 from omc.errors import ArtifactError, ModelError
 from omc.formats import FP32
-from omc.keras import host, nesting, wrapping
+from omc.keras import host, nested_files, nesting, wrapping
 from omc.keras.variable import CompressedVariable
 from omc.policies import PlannedVariable, Policy, VariableSpec
 from omc.tensor_files import tensor_of
@@ -34,10 +34,11 @@ def save(model, path, coded=False):
 
     Raises:
         InputTypeError: `model` is no Keras model, or `path` no path.
-        ModelError: The model is not wrapped.
+        ModelError: The model is not wrapped, or holds a model that is nested and is not so itself.
         ArtifactError: The file cannot be written: disk full, no such folder, no permission.
     """
     check_wrapped(model)
+    nested_files.check_saved_alone(model)
     path = artifacts.checked_path(path)
     variables = stored_order(model)
     entries = tuple(_entry(variable) for variable in variables)

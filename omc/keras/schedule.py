@@ -55,11 +55,11 @@ def updated(variable, store):
     if not mine or mine[-1] + 1 == len(reads):
         return
     following = reads[mine[-1] + 1][1]
-    if not _depends(store, following):
+    if not depends(store, following):
         following._add_control_input(store)  # Private, and what TensorFlow's own ordering uses.
 
 
-def _depends(operation, other):
+def depends(operation, other):
     """Whether `operation` can only run after `other`."""
     seen, stack = {operation}, [operation]
     while stack:

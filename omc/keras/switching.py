@@ -61,6 +61,7 @@ class Switching:
                 raise InputTypeError(name, "an integer", value)
             if value < 1 and name != "seed":
                 raise InputError(name, "1 or more", value)
+            object.__setattr__(self, name, int(value))  # JSON knows no number of numpy's.
         traces = self.traces
         if isinstance(traces, str) or not isinstance(traces, (Mapping, Sequence)):
             raise InputTypeError("traces", "a dict of variable name -> trace", traces)
@@ -71,6 +72,8 @@ class Switching:
                 raise InputTypeError("traces", "numbers", trace)
             if not math.isfinite(trace):
                 raise InputError("traces", "finite numbers", trace)
+        if not isinstance(traces, Mapping):
+            object.__setattr__(self, "traces", tuple(map(float, traces)))
 
     def of(self, names):
         """The same with a tuple of traces, in the order of the names of a model's variables.

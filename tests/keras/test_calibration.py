@@ -220,3 +220,82 @@ def test_without_batchnorm_calibration_changes_nothing():
     omc.calibrate(model, np.ones((4, 4), "float32"))
     for ours, theirs in zip(model.get_weights(), before):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("interrupt", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("bits", [None, (7, 5)])
+def test_an_interrupted_calibration_leaves_the_model_as_it_was(interrupt, bits, tmp_path):
+    calls = {"left": None}
+
+    class Fuse(tf.keras.layers.Layer):
+        def call(self, x):
+            if calls["left"] is not None:
+                calls["left"] -= 1
+                if calls["left"] < 0:
+                    raise interrupt
+            return x
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    def build():
+        tf.keras.utils.set_random_seed(0)
+        dense = tf.keras.layers.Dense
+        layers = [dense(8), tf.keras.layers.BatchNormalization(), Fuse(), dense(8), dense(2)]
+        return tf.keras.Sequential([tf.keras.Input((4,)), *layers])
+
+    rng = np.random.default_rng(0)
+    x, other = (rng.standard_normal((64, 4)).astype(np.float32) + shift for shift in (0, 1))
+    model = omc.nest(build(), (8, 4, 2), x)
+    omc.nested.switch(model, 2)
+    before = [np.asarray(getattr(v, "buffer", v)) for v in variables_of(model)]
+    outputs = model(x).numpy()
+    for calls_left in range(1, 40):
+        calls["left"] = calls_left
+        try:
+            omc.calibrate(model, other, bits)
+        except (interrupt, InputError):  # What fails in the first call is the data's.
+            calls["left"] = None
+        else:
+            break
+        after = [np.asarray(getattr(v, "buffer", v)) for v in variables_of(model)]
+        assert len(after) == len(before)
+        for found, wanted in zip(after, before):
+            np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_array_equal(model(x), outputs)
+        assert nesting_of(model).prepared == {8, 4, 2}
+    assert 3 < calls_left < 39
+    calls["left"] = None
+    omc.save(model, tmp_path / "m.omc")
+    omc.load(tmp_path / "m.omc", build())
+
+
+@pytest.mark.parametrize("how", ["nest", "load", "calibrate"])
+def test_sets_of_a_frozen_model_train_once_it_is_not(how, tmp_path):
+    def build():
+        tf.keras.utils.set_random_seed(0)
+        dense, norm = tf.keras.layers.Dense, tf.keras.layers.BatchNormalization
+        return tf.keras.Sequential([tf.keras.Input((4,)), dense(8), norm(), dense(8), dense(2)])
+
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((64, 4)).astype(np.float32), rng.integers(0, 2, 64)
+    model, widths = build(), (8, 4)
+    if how == "load":
+        omc.save(omc.nest(build(), widths, x), tmp_path / "m.omc")
+    model.trainable = how == "calibrate"
+    if how == "load":
+        omc.load(tmp_path / "m.omc", model)
+    else:
+        omc.nest(model, widths, x)
+    if how == "calibrate":
+        model.trainable = False
+        omc.calibrate(model, x, 6)
+    assert not model.trainable_variables
+    model.trainable = True
+    scales = [v for v in model.trainable_variables if "gamma" in v.name or "beta" in v.name]
+    assert len(scales) == (6 if how == "calibrate" else 4)
+    compiled(model)
+    before = [v.numpy() for v in scales]
+    model.fit(x, y, epochs=2, verbose=0)
+    trained = [v for v, old in zip(scales, before) if np.any(v.numpy() != old)]
+    assert len(trained) == 4

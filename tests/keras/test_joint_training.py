@@ -8,9 +8,10 @@ import omc
 from omc import nested
 from omc.errors import InputTypeError, ModelError
 from omc.keras import joint_training
+from omc.keras.distillation import cross_entropy
 from omc.keras.host import MAJOR, value_of, variables_of
 from omc.keras.nesting import nesting_of
-from tests.keras.either import only_keras_2
+from tests.keras.either import only_keras_2, only_keras_3
 from tests.keras.nested_models import (
     LOSS,
     WIDTHS,
@@ -164,7 +165,7 @@ def test_sample_weights_may_be_a_column():
     weights = np.arange(6, dtype=np.float32)
     model = network()
     found = [
-        float(joint_training._cross_entropy(model, teacher, tf.constant(outputs), w))
+        float(cross_entropy(model, teacher, tf.constant(outputs), w))
         for w in (tf.constant(weights), tf.constant(weights[:, None]))
     ]
     assert found[0] == pytest.approx(found[1])
@@ -279,9 +280,23 @@ def test_sigmoids_are_taught_each_by_its_own(units):
     model = tf.keras.Sequential([tf.keras.Input((6,)), *layers])
     teacher, outputs = tf.constant([[0.9] * units]), tf.Variable([[0.4] * units])
     with tf.GradientTape() as tape:
-        distance = joint_training._cross_entropy(model, teacher, outputs, None)
+        distance = cross_entropy(model, teacher, outputs, None)
     wanted = -(0.9 * np.log(0.4) + 0.1 * np.log(0.6))
     assert float(distance) == pytest.approx(wanted, rel=1e-4)
     assert (tape.gradient(distance, outputs).numpy() < 0).all()
     model.compile("sgd", "binary_crossentropy")
     omc.nest(model, (8, 3), x).fit(x, np.ones((32, units)), verbose=0)
+
+
+@only_keras_3("no optimizer sums gradients up")
+@pytest.mark.parametrize("steps", [2, 3, 4])
+def test_sums_of_gradients_lose_no_set(steps):
+    model = nested_network(bits=(8, 4, 2))
+    optimizer = tf.keras.optimizers.SGD(0.05, gradient_accumulation_steps=steps)
+    compiled(model, optimizer)
+    scales = [v for v in model.trainable_variables if "gamma" in v.path or "beta" in v.path]
+    assert len(scales) == 18
+    before = [v.numpy() for v in scales]
+    model.fit(*data(), batch_size=16, epochs=3, verbose=0)
+    for variable, old in zip(scales, before):
+        assert np.any(variable.numpy() != old), variable.path

@@ -71,20 +71,46 @@ def test_keras_files_have_the_sets_in_one_order(tmp_path):
         nested.switch(other, 8)
 
 
+def outer(model):
+    return tf.keras.Sequential([tf.keras.Input((6,)), model, L.Dense(2)])
+
+
+def test_a_model_that_holds_a_nested_one_is_no_artifact(tmp_path):
+    model = omc.wrap(outer(omc.nest(mlp(), (8, 4), X)), "INT8")
+    with pytest.raises(omc.errors.ModelError, match="holds .*, a nested one"):
+        omc.save(model, tmp_path / "m.omc")
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_are_saved_as_any(tmp_path):
+    model = omc.nest(mlp(), np.array([8, 4]), X, activations=np.int64(8))
+    omc.save(model, tmp_path / "m.omc")
+    switching = omc.keras.Switching([np.float32(1), 2], np.int64(1), np.int32(2))
+    model = omc.nest(mlp(), (8, 4), X, switching=switching)
+    omc.save(model, tmp_path / "m.omc")
+    assert nesting_of(omc.load(tmp_path / "m.omc", mlp())).options.switching.batches == 2
+
+
 @pytest.mark.parametrize(
     "write",
     [
         lambda model, path: model.save(path / "m.keras"),
         lambda model, path: tf.keras.models.save_model(model, path / "m.keras"),
+        lambda model, path: tf.keras.models.save_model(model, str(path / "m.h5")),
+        lambda model, path: outer(model).save(path / "m.keras"),
         lambda model, path: copy.deepcopy(model),
         lambda model, path: pickle.dumps(model),
     ],
-    ids=["save", "save_model", "deepcopy", "pickle"],
+    ids=["save", "save_model", "h5", "outer", "deepcopy", "pickle"],
 )
 def test_what_keras_could_not_load_again_it_does_not_write(tmp_path, write):
     model = omc.nest(mlp(), (8, 4), X)
+    for name in ("m.keras", "m.h5"):
+        (tmp_path / name).write_bytes(b"what was there")
     with pytest.raises(omc.errors.ModelError, match="omc.save.*copy before omc.nest"):
         write(model, tmp_path)
+    for name in ("m.keras", "m.h5"):
+        assert (tmp_path / name).read_bytes() == b"what was there"
     assert tf.keras.models.clone_model(model) is not model  # As ever: a plain one, untrained.
     omc.save(model, tmp_path / "m.omc")
     omc.load(tmp_path / "m.omc", omc.nest(mlp(), (8, 4), X))

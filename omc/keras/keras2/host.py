@@ -86,7 +86,7 @@ def add_weight(layer, name, like, trainable):
         layer: Keras layer.
         name: Its name within the layer.
         like: Array of its initial values.
-        trainable: Whether it is.
+        trainable: Whether it is, as long as the layer is not frozen.
 
     Returns:
         What the layer holds.

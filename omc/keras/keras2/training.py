@@ -40,6 +40,11 @@ def build_optimizer(model):
             inner.build(model.trainable_variables)
 
 
+def accumulates(model):
+    """Whether the optimizer sums gradients up over steps: none of Keras 2 does."""
+    return False
+
+
 def learning_rate(model):
     """The optimizer's rate now."""
     return _inner(model).learning_rate

@@ -87,7 +87,7 @@ def add_weight(layer, name, like, trainable):
         layer: Keras layer.
         name: Its name within the layer.
         like: Array of its initial values.
-        trainable: Whether it is.
+        trainable: Whether it is, as long as the layer is not frozen.
 
     Returns:
         What the layer holds.
@@ -107,6 +107,7 @@ def add_weight(layer, name, like, trainable):
         finally:
             if locked:
                 tracker.lock()
+    weight.trainable = trainable and layer.trainable  # As Keras has it for those of a frozen layer.
     layer._track_trackable(weight, name, overwrite=True)  # For TensorFlow's checkpoints.
     if type(layer).save_own_variables is not tf.keras.layers.Layer.save_own_variables:
         _save_too(layer, weight)

@@ -45,6 +45,13 @@ def build_optimizer(model):
             model.optimizer.build(model.trainable_variables)
 
 
+def accumulates(model):
+    """Whether the optimizer sums gradients up over steps, and moves weights after several."""
+    optimizer = model.optimizer
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return bool(optimizer.gradient_accumulation_steps or inner.gradient_accumulation_steps)
+
+
 def learning_rate(model):
     """The optimizer's rate now."""
     return model.optimizer.learning_rate
