@@ -232,7 +232,7 @@ def test_the_next_backward_pass_waits_for_the_update_before_it():
             for op in reads[value_of(below.kernel).name].control_inputs
             if op.type in ("AssignVariableOp", "Omc>UpdateVariable")
         ]
-        assert any(schedule._depends(op, reads[value_of(above.kernel).name]) for op in stores)
+        assert any(schedule.depends(op, reads[value_of(above.kernel).name]) for op in stores)
 
 
 @pytest.mark.parametrize(
