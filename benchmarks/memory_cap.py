@@ -36,8 +36,7 @@ _TRAINED, _DIED = "trained", "out of memory"
 # Each tensor is then a piece of memory of its own, given back at once: the limit meets what
 # training needs, and not the steps in which a pool of memory grows.
 _EXACT = {
-    "TF_ENABLE_ONEDNN_OPTS": "0",
-    "TF_CPU_ALLOCATOR_USE_BFC": "0",
+    **harness.HEAP,
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",

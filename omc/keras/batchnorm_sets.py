@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from omc.keras import host
 from omc.keras.batchnorm_statistics import STATISTICS, called_through
+from omc.keras.owners import take_out
 from omc.keras.wrapping import give_reason
 
 _SCALES = ("gamma", "beta")
@@ -61,9 +62,7 @@ class BatchNormSets:
     def remove(self, widths):
         """Takes the sets of widths out of the layer again; not the first one's."""
         gone = [self._sets.pop(bits) for bits in widths]
-        gone = {id(host.value_of(held)) for one in gone for held in one.values()}
-        for held in host.own_weights(self.layer):
-            held[:] = [weight for weight in held if id(host.value_of(weight)) not in gone]
+        take_out(self.layer, [host.value_of(held) for one in gone for held in one.values()])
 
     @property
     def variables(self):

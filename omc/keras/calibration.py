@@ -229,7 +229,6 @@ def _whole_or_not(state):
     try:
         yield
     except BaseException:
-        state.use(before)  # One of them, before sets go.
         for sets, kept in zip(state.batchnorms, widths):
             sets.remove([bits for bits in sets.widths if bits not in kept])
         for variable, value in zip(held, values):

@@ -138,11 +138,11 @@ def _step(model, state, x, y, sample_weights, teacher):
     sources = [*model.trainable_variables, *scales]
     gradients = training.gradients_of(model, loss, sources, tape)
     pairs, count = list(zip(gradients, sources)), len(sources) - len(scales)
-    # Decay, averages and constraints are of what is stored. And without `loss` to wait for, the end
-    # of the data would be counted as a step.
     moved = [pair for pair in pairs[:count] if pair[0] is not None]
     if training.accumulates(model):  # What is left out of a sum's last step would be lost.
         moved = [(tf.zeros(v.shape) if g is None else g, v) for g, v in pairs[:count]]
+    # Decay, averages and constraints are of what is stored. And without `loss` to wait for, the end
+    # of the data would be counted as a step.
     with state.all_bits(), tf.control_dependencies([loss]):
         model.optimizer.apply_gradients(moved)
     gradients = {id(v): g for g, v in pairs[count:] if g is not None}

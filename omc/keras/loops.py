@@ -2,7 +2,7 @@
 
 Keras' recurrent layers let TensorFlow run 32 iterations of their loop at once. In backward each
 has the gradient of all of the layer's weights, dense, before it is added to the others': the peak
-was up to three times as high, another one in every run. The iterations of a recurrence wait for one
+was up to six times as high, another one in every run. The iterations of a recurrence wait for one
 another anyway, so nothing is lost.
 """
 

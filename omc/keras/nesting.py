@@ -21,7 +21,7 @@ from omc.keras import assigning, host, joint_training, originals, wrapping
 from omc.keras.batchnorm_sets import BatchNormSets
 from omc.keras.batchnorm_statistics import batchnorm_layers
 from omc.keras.feeding import feeders
-from omc.keras.owners import every_layer, owners
+from omc.keras.owners import every_layer, owners, take_out
 from omc.keras.quantizers import InputQuantizer
 from omc.keras.readings import Reading, trained_at_all_widths
 from omc.keras.switching import Switching, all_bits, plain_codec
@@ -224,7 +224,7 @@ def attach(model, variables, options):
 
 def detach(model):
     """Makes a nested model what it was before `attach`, where what followed has failed."""
-    added = {id(variable) for variable in added_variables(model)}
+    added = added_variables(model)
     state = vars(model).pop("_omc_nesting")
     for variable, (codec, reason) in zip(state.variables, state.before):
         variable.codec, variable.learned_scale, variable.input_quantizer = codec, None, None
@@ -233,8 +233,7 @@ def detach(model):
         if sets.widths:
             sets.use(sets.widths[0])
     for layer in every_layer(model):
-        for held in host.own_weights(layer):
-            held[:] = [weight for weight in held if id(host.value_of(weight)) not in added]
+        take_out(layer, added)
     for layer in _quantizing(model, state.variables, state.options):
         vars(layer).pop("enable_lora", None)
     for name in ("train_step", "make_train_function"):

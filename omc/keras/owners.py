@@ -39,6 +39,18 @@ def owned(layer):
     return held
 
 
+def take_out(layer, variables):
+    """Has a layer hold some of its weights no more.
+
+    Args:
+        layer: Keras layer.
+        variables: tf.Variables; those that it does not hold itself are passed over.
+    """
+    gone = {id(variable) for variable in variables}
+    for held in host.own_weights(layer):
+        held[:] = [weight for weight in held if id(host.value_of(weight)) not in gone]
+
+
 def owners(model):
     """Dict of id of a weight -> the layer that holds it, the first where several do."""
     found = {}

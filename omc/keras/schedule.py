@@ -71,7 +71,9 @@ def depends(operation, other):
             writers = [op for op in current.inputs[0].consumers() if op.type.startswith(_WRITES)]
             parents += [op for op in writers if op._id < current._id]
         for parent in parents:
-            if parent not in seen:
+            # What was made before `other` does not wait for it: an older op is only ever given a
+            # control input here, and then an update of a layer that backward came to before.
+            if parent not in seen and parent._id >= other._id:
                 seen.add(parent)
                 stack.append(parent)
     return False

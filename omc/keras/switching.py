@@ -72,8 +72,6 @@ class Switching:
                 raise InputTypeError("traces", "numbers", trace)
             if not math.isfinite(trace):
                 raise InputError("traces", "finite numbers", trace)
-        if not isinstance(traces, Mapping):
-            object.__setattr__(self, "traces", tuple(map(float, traces)))
 
     def of(self, names):
         """The same with a tuple of traces, in the order of the names of a model's variables.

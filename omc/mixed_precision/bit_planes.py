@@ -101,7 +101,9 @@ def lasso_gradient(codec, buffer, share):
     planes, scale = codec.format.bits - 1, codec.transform_of(buffer)[0]
     weights = np.zeros(PLANES, np.float32)
     weights[:planes] = planes * 2.0 ** np.arange(planes) / np.sum(4.0 ** np.arange(planes))
-    counts = [tf.cast(ones(plane), tf.float32) for plane in _rows(magnitude_planes(codec, buffer))]
+    counts = [
+        tf.cast(ones(plane), tf.float32) for plane in tf.unstack(magnitude_planes(codec, buffer))
+    ]
     per_bit = weights / tf.sqrt(tf.stack(counts) + _EPSILON)
     pulls = tf.linalg.matvec(tf.constant(_BITS, tf.float32), per_bit) * (share / scale)
     pulls = tf.concat([-pulls[:0:-1], pulls], axis=0)  # Of every code from -127 on.
@@ -130,7 +132,7 @@ def reduce_buffer(codec, buffer, threshold):
     """
     need = max(1, math.ceil(threshold * codec.count - 1e-9))  # Weights of a dense plane.
     widths = tf.constant([own.format.bits for own in codec.codecs])
-    width, planes = widths[codec.index(buffer)], _rows(magnitude_planes(codec, buffer))
+    width, planes = widths[codec.index(buffer)], tf.unstack(magnitude_planes(codec, buffer))
     # What was or'ed into a plane from above has its bit set: all magnitudes from 2^j on count.
     from_plane = list(itertools.accumulate(reversed(planes), tf.bitwise.bitwise_or))[::-1]
     dense = tf.stack([ones(plane) for plane in from_plane]) >= need
@@ -201,7 +203,3 @@ def buffer_of(codec, codes, function, scale, offset):
 
     planes = [tf.reshape(plane, [-1]) for plane in in_chunks(codec.columns, _CHUNK, chunk)]
     return tf.concat([*planes, to_bytes(tf.stack([scale, offset]))], axis=0)
-
-
-def _rows(planes):
-    return tf.unstack(planes, axis=0)
