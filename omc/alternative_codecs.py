@@ -4,6 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from omc import kernels
 from omc.codecs import Codec, shared
 from omc.errors import InputError
 from omc.formats import FP32
@@ -63,13 +64,45 @@ class AlternativeCodec:
             found = tf.where(tf.equal(size, codec.nbytes), index, found)
         return found
 
+    @property
+    def _or_raw(self):
+        """Whether the alternative to the first codec is raw float32: what native ops serve."""
+        return self.codecs[1:] == (raw_codec(self.shape),)
+
+    @property
+    def natively_decoded(self):
+        """As `Codec.natively_decoded`."""
+        return self._or_raw and self.codec.natively_decoded
+
+    @property
+    def natively_added(self):
+        """As `Codec.natively_added`."""
+        return self._or_raw and self.codec.natively_added
+
     def decode(self, buffer):
         """As `Codec.decode`."""
+        if self.natively_decoded and kernels.usable():
+            own = self.codec
+            return kernels.decode(buffer, own.format, own.shape, own.transform, or_raw=True)
         return shared(self, "_decode", buffer)
+
+    def decode_variable(self, handle):
+        """As `Codec.decode_variable`."""
+        own = self.codec
+        return kernels.decode_variable(handle, own.format, own.shape, own.transform, or_raw=True)
 
     def add(self, buffer, delta, seed=None, sign=1.0):
         """As `Codec.add`."""
-        return shared(self, "_add", buffer, delta, tf.convert_to_tensor(sign, tf.float32), seed)
+        sign, own = tf.convert_to_tensor(sign, tf.float32), self.codec
+        if self.natively_added and kernels.usable():
+            how = own.format, own.saturates
+            return kernels.add(buffer, delta, sign, seed, *how, or_raw=True)
+        return shared(self, "_add", buffer, delta, sign, seed)
+
+    def update_variable(self, handle, delta, sign, seed):
+        """As `Codec.update_variable`."""
+        how = self.codec.format, self.codec.saturates
+        return kernels.update_variable(handle, delta, sign, seed, *how, or_raw=True)
 
     def assign(self, buffer, values, seed=None):
         """As `Codec.assign`."""

@@ -58,9 +58,22 @@ class Codec:
         return packing.padded_count(self.count) // packing.ROWS
 
     @property
+    def natively_decoded(self):
+        """Whether native ops, where they are usable, serve `decode`."""
+        return not self.format.is_fp32
+
+    @property
     def natively_added(self):
         """Whether native ops, where they are usable, serve `add`."""
         return kernels.can_add(self.format, self.transform) and self.count > 0
+
+    def decode_variable(self, handle):
+        """As `decode`, from the variable behind a handle, where that is `natively_decoded`."""
+        return kernels.decode_variable(handle, self.format, self.shape, self.transform)
+
+    def update_variable(self, handle, delta, sign, seed):
+        """As `add`, on the variable behind a handle, where that is `natively_added`: an op."""
+        return kernels.update_variable(handle, delta, sign, seed, self.format, self.saturates)
 
     def encode(self, values, seed=None):
         """Buffer (uint8 [nbytes]) of dense values, with a freshly fitted transform.
@@ -97,7 +110,7 @@ class Codec:
 
     def decode(self, buffer):
         """Dense float32 tensor of `shape`: scale * u' + offset for every code."""
-        if not self.format.is_fp32 and kernels.usable():
+        if self.natively_decoded and kernels.usable():
             return kernels.decode(buffer, self.format, self.shape, self.transform)
         return shared(self, "_pure_decode", buffer)
 

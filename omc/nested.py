@@ -18,7 +18,7 @@ import numbers
 
 import tensorflow as tf
 
-from omc import packing
+from omc import kernels, packing
 from omc.codecs import in_chunks
 from omc.compressed import CompressedTensor
 from omc.errors import InputError, InputTypeError
@@ -198,6 +198,9 @@ def widen_buffer(buffer, narrow, codec):
     more = codec.format.bits - narrow.format.bits
     if not more:
         return buffer
+    if kernels.usable():
+        factor = 2.0**-more if codec.format.kind == "int" else 1.0
+        return kernels.widen_buffer(buffer, narrow, codec, factor)
     planes = _recoded(
         buffer,
         codec.columns,

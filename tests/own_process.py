@@ -27,8 +27,8 @@ def heap_peaks(program, *arguments):
     """Integers that a program prints, of `omc.measurement.heap_peak`: exact to the byte.
 
     The allocator's figure counts pieces, up to twice their tensors (`omc.measurement.peaks`); which
-    pieces there are depends on the process' past. So it does with Python's own objects, which come in
-    arenas of 1 MiB unless each is one malloc.
+    pieces there are depends on the process' past. So it does with Python's own objects, which come
+    in arenas of 1 MiB unless each is one malloc.
     """
     words = printed(program, *arguments, TF_ENABLE_ONEDNN_OPTS="0", PYTHONMALLOC="malloc")
     return [int(word) for word in words]

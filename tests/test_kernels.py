@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from omc import codecs, kernels, packing
+from omc import codecs, kernels, nested, packing
+from omc.alternative_codecs import AlternativeCodec, raw_codec
 from omc.codecs import Codec
 from omc.formats import Format
 from omc.kernels import build
@@ -85,6 +86,61 @@ def test_add_is_the_pure_path_bit_for_bit(name, stochastic):
                 with kernels.pure():
                     expected = codec.add(buffer, delta, seed, sign)
                 np.testing.assert_array_equal(codec.add(buffer, delta, seed, sign), expected)
+
+
+@native
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("name", ["S1E3M7", "INT8", "INT2", "S1E4M14"])
+def test_codes_or_raw_floats_are_the_pure_path_bit_for_bit(name, stochastic):
+    """What partial quantization leaves in float32 comes in the same variable, and length tells."""
+    rng = np.random.default_rng(6)
+    seed = tf.constant([1234567, -89], tf.int32) if stochastic else None
+    odd = np.array([0.0, -0.0, 1e-40, -1e-45, np.inf, -np.inf, np.nan, 3e38, 1.0], np.float32)
+    for shape in SHAPES[2:]:
+        coded, raw = Codec(Format.parse(name), shape), raw_codec(shape)
+        either = AlternativeCodec((coded, raw))
+        assert either.natively_decoded and either.natively_added
+        values = rng.standard_normal(shape).astype(np.float32)
+        values.flat[:81] = np.repeat(odd, 9)[: values.size]
+        delta = rng.standard_normal(shape).astype(np.float32)
+        delta.flat[:81] = np.tile(odd, 9)[: values.size]
+        for buffer in (random_buffer(coded, rng), raw.encode(values)):
+            for sign in (1.0, -0.37, 0.0):
+                with kernels.pure():
+                    expected = either.decode(buffer), either.add(buffer, delta, seed, sign)
+                got = either.decode(buffer), either.add(buffer, delta, seed, sign)
+                held = tf.Variable(buffer, shape=[None])
+                read = either.decode_variable(held.handle)
+                either.update_variable(held.handle, delta, tf.constant(sign), seed)
+                for ours, theirs in zip((*got, read, held), (*expected, *expected)):
+                    np.testing.assert_array_equal(bits(ours), bits(theirs))
+        for length in (coded.nbytes - 1, raw.nbytes + 1):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="bytes"):
+                either.decode(tf.zeros([length], tf.uint8))
+            with pytest.raises(tf.errors.InvalidArgumentError, match="bytes"):
+                either.add(tf.zeros([length], tf.uint8), delta)
+
+
+@native
+@pytest.mark.parametrize(
+    "name, narrow",
+    [("INT8", b) for b in range(2, 8)]
+    + [("INT5", 3), ("S1E3M7", 5), ("S1E3M7", 10), ("S1E8M23", 9), ("S1E5M10", 7)],
+)
+def test_widening_is_the_pure_path_bit_for_bit(name, narrow):
+    rng = np.random.default_rng(7)
+    for shape in SHAPES:
+        for transform in (True, False):
+            codec = Codec(Format.parse(name), shape, transform)
+            if not (transform or codec.format.exponent_bits):
+                continue  # Steps of bare integers cannot become wider.
+            own = nested.extracted_codec(codec, narrow)
+            buffer = random_buffer(own, rng)
+            with kernels.pure():
+                expected = nested.widen_buffer(buffer, own, codec)
+            np.testing.assert_array_equal(nested.widen_buffer(buffer, own, codec), expected)
+            with pytest.raises(tf.errors.InvalidArgumentError, match="bytes"):
+                nested.widen_buffer(buffer[:-1], own, codec)
 
 
 @native
@@ -170,6 +226,8 @@ def large_results(name):
         yield bits(codec.decode(buffer))
         delta = rng.standard_normal(shape).astype(np.float32)
         yield np.asarray(codec.add(buffer, delta, tf.constant([5, 6], tf.int32)))
+        if name == "INT4":
+            yield np.asarray(nested.widen_buffer(buffer, codec, Codec(Format.parse("INT8"), shape)))
 
 
 @native

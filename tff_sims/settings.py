@@ -46,7 +46,9 @@ class Settings:
         target_error: Of uplink "dithered": relative squared error of the cohort's mean.
         uplink_bits: Of uplink "rotated": bits a weight.
         downlink: Key of `omc.learning.downlinks.NAMED`.
-        downlink_bits: Of downlinks "coded" and "changes": bits that are sent; None for all.
+        downlink_bits: Of downlinks "coded" and "changes": bits that are sent, such as "4"; None for
+            all. Several, such as "4,8", are those of classes of clients behind slower and faster
+            links (`omc.learning.downlinks.ByBandwidth`), drawn of shares as they are repeated.
         window: Of downlink "changes": versions that the server remembers.
         widths: Bits at which clients hold the model with method omc, such as "8,4,2"; each client
             draws one of them, of equal shares, for good. None: all as `format` says.
@@ -101,7 +103,7 @@ class Settings:
     target_error: float = 0.05
     uplink_bits: int = 1
     downlink: str = "codes"
-    downlink_bits: Optional[int] = None
+    downlink_bits: Optional[str] = None
     window: int = 8
     widths: Optional[str] = None
     budgets: Optional[str] = None
@@ -210,12 +212,26 @@ class Settings:
         return uplinks.NAMED[self.uplink](**self.uplink_options)
 
     def make_downlink(self):
-        """The `omc.learning.downlinks.Downlink`."""
-        options = {
-            "coded": {"bits": self.downlink_bits},
-            "changes": {"bits": self.downlink_bits, "window": self.window},
-        }
-        return downlinks.NAMED[self.downlink](**options.get(self.downlink, {}))
+        """The `omc.learning.downlinks.Downlink`.
+
+        Raises:
+            InputError: `downlink_bits` is no list of whole numbers.
+        """
+        make = downlinks.NAMED[self.downlink]
+        if self.downlink not in ("coded", "changes"):
+            return make()
+        options = {"window": self.window} if self.downlink == "changes" else {}
+        text = self.downlink_bits
+        if text is None:
+            return make(**options)
+        try:
+            bits = [int(part) for part in str(text).split(",")]
+        except ValueError:
+            expected = "a whole number such as 4, or one for each class such as 4,8"
+            raise InputError("downlink_bits", expected, text) from None
+        classes = tuple(dict.fromkeys(bits))
+        each = tuple(make(bits=own, **options) for own in classes)
+        return downlinks.ByBandwidth(each, tuple(map(bits.count, classes))) if each[1:] else each[0]
 
     def policy(self, seed):
         """The `omc.Policy` of one run; FP32 for method fp32."""

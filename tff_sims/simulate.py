@@ -95,10 +95,12 @@ def _define_flags():
         "coded) or changes (what changed since the version that the device holds). "
         "docs/downlinks.md tells more.",
     )
-    integer(
+    string(
         "downlink_bits",
         "With --downlink=coded or changes: bits that are sent of each weight, fewer than --format "
-        "stores; all by default.",
+        "stores; all by default. Several, such as 4,4,4,8, are those of classes of clients behind "
+        "slower and faster links: each client belongs to one for good, here three of four to the "
+        "slower one.",
     )
     integer("window", "With --downlink=changes: versions that the server remembers.")
     string(

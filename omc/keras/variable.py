@@ -137,10 +137,8 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
         codec = self.codec
         after = update_order.gradient_for(self) if after is None else after
         with tf.control_dependencies([] if after is None else [there(_before_padding(after))]):
-            if isinstance(codec, Codec) and not codec.format.is_fp32 and kernels.usable():
-                buffer = values = kernels.decode_variable(
-                    within(self.buffer.handle), codec.format, codec.shape, codec.transform
-                )
+            if getattr(codec, "natively_decoded", False) and kernels.usable():
+                buffer = values = codec.decode_variable(within(self.buffer.handle))
             else:
                 buffer, values = read(self.buffer), None
         if early:
@@ -309,10 +307,7 @@ class CompressedVariable(PartialWrites, resource_variable_ops.BaseResourceVariab
         seed = self._next_seed()
         if getattr(self.codec, "natively_added", False) and kernels.usable():
             sign = tf.convert_to_tensor(sign, tf.float32)
-            fmt = self.codec.format
-            stored = kernels.update_variable(
-                self.buffer.handle, delta, sign, seed, fmt, self.codec.saturates
-            )
+            stored = self.codec.update_variable(self.buffer.handle, delta, sign, seed)
             return self._stored(stored, read_value)
         with tf.control_dependencies([delta]):
             buffer = self.buffer.read_value()

@@ -24,6 +24,7 @@ _WITHOUT_GRADIENT = (
     "DecodeVariable",
     "Add",
     "ScaleGradient",
+    "WidenBuffer",
     "Quantize",
     "QuantizeGradient",
     "EncodeCodes",
@@ -102,7 +103,7 @@ def refuse_when(condition):
     _refusals.append(condition)
 
 
-def decode(buffer, fmt, shape, transform):
+def decode(buffer, fmt, shape, transform, or_raw=False):
     """Dense float32 tensor of `shape`; see `omc.codecs.Codec.decode`.
 
     Args:
@@ -110,13 +111,16 @@ def decode(buffer, fmt, shape, transform):
         fmt: Format, not FP32.
         shape: Tuple of ints.
         transform: Whether scale and offset follow the planes.
+        or_raw: Whether the buffer may also be raw float32, which its length tells.
     """
-    return _library().omc_decode(buffer, **_widths(fmt), shape=shape, transform=transform)
+    layout = dict(shape=shape, transform=transform, or_raw=or_raw)
+    return _library().omc_decode(buffer, **_widths(fmt), **layout)
 
 
-def decode_variable(handle, fmt, shape, transform):
+def decode_variable(handle, fmt, shape, transform, or_raw=False):
     """As `decode`, from the uint8 variable behind `handle`."""
-    return _library().omc_decode_variable(handle, **_widths(fmt), shape=shape, transform=transform)
+    layout = dict(shape=shape, transform=transform, or_raw=or_raw)
+    return _library().omc_decode_variable(handle, **_widths(fmt), **layout)
 
 
 def can_add(fmt, transform):
@@ -124,7 +128,7 @@ def can_add(fmt, transform):
     return transform and bool(fmt.sign_bits) and not fmt.is_fp32
 
 
-def add(buffer, delta, sign, key, fmt, saturates=False):
+def add(buffer, delta, sign, key, fmt, saturates=False, or_raw=False):
     """Buffer after `values += sign * delta`; see `omc.codecs.Codec.add`.
 
     Args:
@@ -134,16 +138,16 @@ def add(buffer, delta, sign, key, fmt, saturates=False):
         key: int32 [2] for stochastic rounding, or None.
         fmt: Format with a sign, not FP32.
         saturates: As `Codec.saturates`.
+        or_raw: As in `decode`.
     """
-    stretch = _stretch(fmt, saturates)
-    return _library().omc_add(buffer, delta, sign, _key(key), **_widths(fmt), **stretch)
+    how = dict(**_widths(fmt), **_stretch(fmt, saturates), or_raw=or_raw)
+    return _library().omc_add(buffer, delta, sign, _key(key), **how)
 
 
-def update_variable(handle, delta, sign, key, fmt, saturates=False):
+def update_variable(handle, delta, sign, key, fmt, saturates=False, or_raw=False):
     """As `add`, on the uint8 variable behind `handle`; returns the operation (None when eager)."""
-    return _library().omc_update_variable(
-        handle, delta, sign, _key(key), **_widths(fmt), **_stretch(fmt, saturates)
-    )
+    how = dict(**_widths(fmt), **_stretch(fmt, saturates), or_raw=or_raw)
+    return _library().omc_update_variable(handle, delta, sign, _key(key), **how)
 
 
 def scale_gradient(buffer, gradient, fmt):
@@ -155,6 +159,21 @@ def scale_gradient(buffer, gradient, fmt):
         fmt: Format, not FP32.
     """
     return _library().omc_scale_gradient(buffer, gradient, **_widths(fmt))
+
+
+def widen_buffer(buffer, narrow, codec, factor):
+    """uint8 [codec.nbytes]; see `omc.nested.widen_buffer`.
+
+    Args:
+        buffer: uint8 [narrow.nbytes].
+        narrow: `Codec` of the buffer.
+        codec: `Codec` of more bits.
+        factor: Of the scale, a float.
+    """
+    bits, new_bits = narrow.format.bits, codec.format.bits
+    layout = dict(count=codec.count, bits=bits, new_bits=new_bits, transform=codec.transform)
+    widened = _library().omc_widen_buffer(buffer, **layout, factor=factor)
+    return tf.ensure_shape(widened, [codec.nbytes])
 
 
 def quantize(x, scale, offset, bits):

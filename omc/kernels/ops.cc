@@ -1,7 +1,8 @@
 // TensorFlow ops over the sweeps: decode and add, each on a buffer or on the
 // variable that holds it.
 //
-// A buffer is what omc/codecs.py describes: planes, then scale and offset under a transform.
+// A buffer is what omc/codecs.py describes: planes, then scale and offset under a transform. With
+// `or_raw` it may also be float32 as it is, which its length tells (partial quantization).
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -31,9 +32,22 @@ using tensorflow::shape_inference::InferenceContext;
 
 constexpr int64_t kTrailerBytes = 8;
 
+// Cycles below which a sweep is not shared out: to wake another thread costs thousands. Where many
+// steps run side by side, as a simulation's clients do in TFF's worker, no thread waits for work.
+#ifdef OMC_SIDE_BY_SIDE
+constexpr int64_t kAlone = 1 << 21;
+#else
+constexpr int64_t kAlone = 0;  // As TensorFlow decides.
+#endif
+
 // Shares [0, columns) out among TensorFlow's own threads, which flush subnormals as its kernels do.
 template <typename Sweep>
 void ForColumns(OpKernelContext* context, int64_t columns, int64_t cycles, const Sweep& sweep) {
+  if (columns * cycles < kAlone) {
+    tensorflow::port::ScopedFlushDenormal flush;
+    sweep(0, columns);
+    return;
+  }
   const auto& threads = *context->device()->tensorflow_cpu_worker_threads();
   tensorflow::Shard(threads.num_threads, threads.workers, columns, cycles,
                     [&sweep](int64_t begin, int64_t end) {
@@ -61,8 +75,14 @@ class CodecKernel : public OpKernel {
   void SetCount(int64_t count) { layout_ = {count, (count + 7) / 8}; }
   int64_t PlaneBytes() const { return layout_.columns * format_.bits; }
 
+  // Whether a buffer holds float32 as it is, which its length tells; only where the op allows that.
+  bool IsRaw(const Tensor& buffer) const {
+    return or_raw_ && buffer.NumElements() == 4 * layout_.count;
+  }
+
   Format format_;
   Layout layout_;
+  bool or_raw_ = false;
 };
 
 Transform ReadTransform(const uint8_t* trailer) {
@@ -77,6 +97,7 @@ class DecodeKernel : public CodecKernel {
   explicit DecodeKernel(OpKernelConstruction* context) : CodecKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("shape", &shape_));
     OP_REQUIRES_OK(context, context->GetAttr("transform", &transform_));
+    OP_REQUIRES_OK(context, context->GetAttr("or_raw", &or_raw_));
     SetCount(shape_.num_elements());
   }
 
@@ -85,11 +106,16 @@ class DecodeKernel : public CodecKernel {
  protected:
   void Decode(OpKernelContext* context, const Tensor& buffer) {
     const int64_t expected = PlaneBytes() + (transform_ ? kTrailerBytes : 0);
-    OP_REQUIRES(context, buffer.NumElements() == expected,
+    const bool raw = IsRaw(buffer);
+    OP_REQUIRES(context, raw || buffer.NumElements() == expected,
                 InvalidArgument("buffer of ", buffer.NumElements(), " bytes, not ", expected));
     Tensor* values = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape_, &values));
     if (!layout_.count) return;
+    if (raw) {
+      std::memcpy(values->flat<float>().data(), buffer.flat<uint8_t>().data(), 4 * layout_.count);
+      return;
+    }
     const uint8_t* planes = buffer.flat<uint8_t>().data();
     const Transform transform =
         transform_ ? ReadTransform(planes + PlaneBytes()) : Transform{1.0f, 0.0f};
@@ -129,6 +155,7 @@ class AddKernel : public CodecKernel {
     OP_REQUIRES_OK(context, context->GetAttr("headroom", &headroom_));
     OP_REQUIRES_OK(context, context->GetAttr("inverse_target", &inverse_target_));
     OP_REQUIRES_OK(context, context->GetAttr("spare_below", &spare_below_));
+    OP_REQUIRES_OK(context, context->GetAttr("or_raw", &or_raw_));
   }
 
  protected:
@@ -139,10 +166,16 @@ class AddKernel : public CodecKernel {
     const Tensor& key = context->input(first + 2);
     SetCount(delta.NumElements());
     const int64_t expected = PlaneBytes() + kTrailerBytes;
-    OP_REQUIRES(context, buffer.NumElements() == expected,
+    const bool raw = IsRaw(buffer);
+    OP_REQUIRES(context, raw || buffer.NumElements() == expected,
                 InvalidArgument("buffer of ", buffer.NumElements(), " bytes, not ", expected));
     OP_REQUIRES(context, sign.NumElements() == 1 && key.NumElements() % 2 == 0,
                 InvalidArgument("sign must be one number, key none or two"));
+    if (raw) {
+      AddToFloats(context, buffer.flat<uint8_t>().data(), delta.flat<float>().data(),
+                  sign.flat<float>()(0), moved->flat<uint8_t>().data());
+      return;
+    }
     const uint8_t* planes = buffer.flat<uint8_t>().data();
     uint8_t* out = moved->flat<uint8_t>().data();
     Transform transform = ReadTransform(planes + PlaneBytes());
@@ -169,6 +202,20 @@ class AddKernel : public CodecKernel {
   }
 
  private:
+  // -0 + 0 is +0, and subnormals are flushed: what does not move keeps its bits.
+  void AddToFloats(OpKernelContext* context, const uint8_t* values, const float* delta, float sign,
+                   uint8_t* out) {
+    ForColumns(context, layout_.count, 4, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const float shift = (std::isfinite(delta[i]) ? delta[i] : 0.0f) * sign;
+        float value;
+        std::memcpy(&value, values + 4 * i, 4);
+        const float sum = value + shift;
+        std::memcpy(out + 4 * i, shift == 0.0f ? &value : &sum, 4);
+      }
+    });
+  }
+
   float Sweep(OpKernelContext* context, const uint8_t* planes, const omc::Move& move,
               uint8_t* out) {
     std::atomic<float> largest{0.0f};
@@ -287,6 +334,52 @@ class ScaleGradientKernel : public CodecKernel {
   }
 };
 
+// Buffer of a wider codec with the same values; see omc.nested.widen_buffer.
+class WidenBufferKernel : public OpKernel {
+ public:
+  explicit WidenBufferKernel(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("count", &layout_.count));
+    OP_REQUIRES_OK(context, context->GetAttr("bits", &bits_));
+    OP_REQUIRES_OK(context, context->GetAttr("new_bits", &new_bits_));
+    OP_REQUIRES_OK(context, context->GetAttr("transform", &transform_));
+    OP_REQUIRES_OK(context, context->GetAttr("factor", &factor_));
+    OP_REQUIRES(context, layout_.count >= 0 && bits_ >= 2 && bits_ < new_bits_ && new_bits_ <= 32,
+                InvalidArgument("no such widths"));
+    layout_.columns = (layout_.count + 7) / 8;
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& buffer = context->input(0);
+    const int64_t trailer = transform_ ? kTrailerBytes : 0, planes = layout_.columns * bits_;
+    OP_REQUIRES(context, buffer.NumElements() == planes + trailer,
+                InvalidArgument("buffer of ", buffer.NumElements(), " bytes, not ",
+                                planes + trailer));
+    const int64_t new_planes = layout_.columns * new_bits_;
+    Tensor* widened = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({new_planes + trailer}),
+                                                     &widened));
+    const uint8_t* from = buffer.flat<uint8_t>().data();
+    uint8_t* to = widened->flat<uint8_t>().data();
+    ForColumns(context, layout_.columns, 16, [&](int64_t begin, int64_t end) {
+      BestSweeps().widen(layout_, from, bits_, new_bits_, begin, end, to);
+    });
+    if (!transform_) return;
+    Transform transform = ReadTransform(from + planes);
+    if (factor_ != 1.0f) {
+      tensorflow::port::ScopedFlushDenormal flush;
+      transform.scale *= factor_;
+    }
+    std::memcpy(to + new_planes, &transform.scale, 4);
+    std::memcpy(to + new_planes + 4, &transform.offset, 4);
+  }
+
+ private:
+  Layout layout_{0, 0};
+  int bits_, new_bits_;
+  bool transform_;
+  float factor_;
+};
+
 Quantizer ReadQuantizer(OpKernelContext* context, int first, int bits) {
   const float scale = context->input(first).flat<float>()(0);
   return {scale, 1.0f / scale, context->input(first + 1).flat<float>()(0),
@@ -382,6 +475,7 @@ REGISTER_OP("Omc>Decode")
     .Attr("feedback_bits: int")
     .Attr("shape: shape")
     .Attr("transform: bool")
+    .Attr("or_raw: bool = false")
     .SetShapeFn(DecodedShape);
 REGISTER_KERNEL_BUILDER(Name("Omc>Decode").Device(tensorflow::DEVICE_CPU), DecodeKernel);
 
@@ -394,6 +488,7 @@ REGISTER_OP("Omc>DecodeVariable")
     .Attr("feedback_bits: int")
     .Attr("shape: shape")
     .Attr("transform: bool")
+    .Attr("or_raw: bool = false")
     .SetIsStateful()
     .SetShapeFn(DecodedShape);
 REGISTER_KERNEL_BUILDER(Name("Omc>DecodeVariable").Device(tensorflow::DEVICE_CPU),
@@ -408,7 +503,8 @@ REGISTER_KERNEL_BUILDER(Name("Omc>DecodeVariable").Device(tensorflow::DEVICE_CPU
       .Attr("widest: float")      \
       .Attr("headroom: float")    \
       .Attr("inverse_target: float") \
-      .Attr("spare_below: float")
+      .Attr("spare_below: float") \
+      .Attr("or_raw: bool = false")
 
 REGISTER_OP("Omc>Add")
     .Input("buffer: uint8")
@@ -443,6 +539,20 @@ REGISTER_OP("Omc>ScaleGradient")
     .SetShapeFn(tensorflow::shape_inference::ScalarShape);
 REGISTER_KERNEL_BUILDER(Name("Omc>ScaleGradient").Device(tensorflow::DEVICE_CPU),
                         ScaleGradientKernel);
+
+REGISTER_OP("Omc>WidenBuffer")
+    .Input("buffer: uint8")
+    .Output("widened: uint8")
+    .Attr("count: int")
+    .Attr("bits: int")
+    .Attr("new_bits: int")
+    .Attr("transform: bool")
+    .Attr("factor: float")
+    .SetShapeFn([](InferenceContext* context) {
+      context->set_output(0, context->UnknownShapeOfRank(1));
+      return tensorflow::OkStatus();
+    });
+REGISTER_KERNEL_BUILDER(Name("Omc>WidenBuffer").Device(tensorflow::DEVICE_CPU), WidenBufferKernel);
 
 REGISTER_OP("Omc>Quantize")
     .Input("x: float")

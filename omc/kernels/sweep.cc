@@ -452,6 +452,49 @@ struct MoveAt {
   }
 };
 
+// Codes of a part of a row, and back into planes: apart, so that any two widths go together.
+template <int kBits>
+__attribute__((noinline)) void Unpack(const uint8_t* planes, const Layout& layout, int row_index,
+                                      int64_t first, int64_t n, uint32_t* codes) {
+  const Row<kBits, const uint8_t> row(planes, layout.columns, row_index);
+  for (int64_t c = 0; c < n; ++c) codes[c] = CodeAt<kBits>(row, first + c);
+}
+
+struct UnpackAt {
+  template <int kBits>
+  auto At() const {
+    return Unpack<kBits>;
+  }
+};
+
+template <int kBits>
+__attribute__((noinline)) void PackRow(const uint32_t* codes, const Layout& layout, int row_index,
+                                       int64_t first, int64_t n, uint8_t* planes) {
+  Pack<kBits>(codes, n, first, row_index, Row<kBits, uint8_t>(planes, layout.columns, row_index));
+}
+
+struct PackAt {
+  template <int kBits>
+  auto At() const {
+    return PackRow<kBits>;
+  }
+};
+
+void Widen(const Layout& layout, const uint8_t* planes, int bits, int new_bits, int64_t begin,
+           int64_t end, uint8_t* widened) {
+  const auto unpack = AtWidth<2>(bits, UnpackAt{});
+  const auto pack = AtWidth<2>(new_bits, PackAt{});
+  alignas(64) uint32_t codes[kTile];
+  for (int64_t tile = begin; tile < end; tile += kTile) {
+    const int64_t n = tile + kTile < end ? kTile : end - tile;
+    for (int r = 0; r < kRows; ++r) {
+      unpack(planes, layout, r, tile, n, codes);
+      for (int64_t c = 0; c < n; ++c) codes[c] <<= new_bits - bits;
+      pack(codes, layout, r, tile, n, widened);
+    }
+  }
+}
+
 void DecodeAny(const Format& f, const Layout& layout, const uint8_t* planes,
                const Transform* transform, int64_t begin, int64_t end, float* values) {
   AtWidth<2>(f.bits, DecodeAt{f, layout, planes, transform, begin, end, values});
@@ -469,7 +512,7 @@ double ScaleGradientAny(const Format& f, const Layout& layout, const uint8_t* pl
 
 }  // namespace
 
-const Sweeps sweeps = {DecodeAny, MoveAny, ScaleGradientAny};
+const Sweeps sweeps = {DecodeAny, MoveAny, ScaleGradientAny, Widen};
 
 }  // namespace OMC_SIMD
 }  // namespace omc

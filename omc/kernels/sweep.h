@@ -63,6 +63,9 @@ struct Sweeps {
   // a code that saturates. Blocks of kBlock columns have sums that no sharing out changes.
   double (*scale_gradient)(const Format&, const Layout&, const uint8_t* planes,
                            const float* gradient, int64_t begin, int64_t end);
+  // Writes codes of `bits` as codes of `new_bits`, which are more, with zeros for what is new.
+  void (*widen)(const Layout&, const uint8_t* planes, int bits, int new_bits, int64_t begin,
+                int64_t end, uint8_t* widened);
 };
 
 constexpr int64_t kBlock = 512;

@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from omc import coding, kernels
+from omc import coding, kernels, nested
+from omc.alternative_codecs import AlternativeCodec, raw_codec
 from omc.codecs import Codec, to_bytes
 from omc.errors import WorkerError
 from omc.formats import Format
@@ -118,7 +119,8 @@ def results():
     """Bytes (uint8 [n]) of what codec and coder make of fixed weights, in this path or that.
 
     Two formats; encode, decode, add (to nearest and stochastic), both on a buffer and on the
-    variable that holds it, and the coder of whole buffers.
+    variable that holds it, on raw float32 in their place, the coder of whole buffers, and what
+    makes buffers wider.
     """
     values, delta = np.sin(np.arange(2 * 65, dtype=np.float32)).reshape([2, *_SHAPE])
     values, delta = tf.constant(values), tf.constant(0.1 * delta)
@@ -132,6 +134,9 @@ def results():
         found += [buffer, moved, to_bytes(codec.decode(buffer)), coded]
         found.append(coding.graph.decode_buffer(coded, codec, buffer))
         found += _of_variable(codec, buffer, delta)
+        either, raw = AlternativeCodec((codec, raw_codec(_SHAPE))), to_bytes(values)
+        found += [to_bytes(either.decode(raw)), either.add(raw, delta)]
+    found.append(nested.widen_buffer(buffer, codec, Codec(Format.parse("INT8"), _SHAPE)))
     return tf.concat(found, axis=0)
 
 

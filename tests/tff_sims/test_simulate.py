@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from omc.learning import downlinks
 from tff_sims import demo
 from tff_sims.settings import Settings, check
 from tff_sims.tasks.base import dirichlet_split
@@ -99,6 +100,9 @@ def test_the_table_sets_both_side_by_side(runs):
         ("--learning_rate", dict(learning_rate=-1.0)),
         ("--rounding", dict(rounding="down")),
         ("--uplink", dict(uplink="both")),
+        ("--downlink_bits", dict(format="INT8", downlink="coded", downlink_bits="4,few")),
+        ("--downlink_bits", dict(format="INT8", downlink_bits="4,8")),
+        ("--downlink", dict(format="INT8", downlink="coded", downlink_bits="4,9")),
         ("--widths", dict(format="INT8", widths="8,many")),
         ("--uplink", dict(format="INT8", widths="8,4", uplink="weights")),
         ("--widths", dict(format="INT8", widths="8,4,4")),
@@ -167,6 +171,30 @@ def test_dirichlet_split_is_a_partition_and_less_even_for_small_alpha():
         return np.mean([len(np.unique(labels[part])) for part in parts])
 
     assert kinds(0.1) < kinds(1.0) < kinds(100.0)
+
+
+def test_classes_of_bandwidth_get_their_own_bits():
+    def downlink(bits, name="coded", **given):
+        return Settings(downlink=name, downlink_bits=bits, format="INT8", **given).make_downlink()
+
+    assert downlink("4") == downlinks.Coded(4) and downlink(None) == downlinks.Coded()
+    assert downlink("4,4") == downlinks.Coded(4)
+    both = downlink("4,8,4,4", "changes", window=3, fraction=1.0)
+    each = downlinks.Changes(bits=4, window=3), downlinks.Changes(bits=8, window=3)
+    assert both == downlinks.ByBandwidth(each, shares=(3, 1))
+
+
+def test_a_fleet_of_two_bandwidths_downloads_less_than_the_faster_alone(tmp_path):
+    flags = ("--rounds=2", "--clients_per_round=6", "--format=INT8", "--fraction=1")
+    bytes_of = {}
+    for bits in ("4", "4,8", "8"):
+        out = tmp_path / bits.replace(",", "-")
+        links = ("--downlink=coded", f"--downlink_bits={bits}", "--uplink=update")
+        done = simulate(*flags, *links, "--noclient_memory", f"--out={out}")
+        assert done.returncode == 0, done.stderr
+        summary = json.loads((out / "summary.json").read_text())
+        bytes_of[bits] = summary["downlink_bytes_per_client_round"]
+    assert bytes_of["4"] < bytes_of["4,8"] < bytes_of["8"]
 
 
 def test_each_width_has_its_accuracy_and_its_bytes(tmp_path):

@@ -67,7 +67,7 @@ def _preload(objects):
 
 def _library(objects):
     flags = ("-I" + _overlay(objects.folder), *tf.sysconfig.get_compile_flags())
-    flags += ("-include", str(worker.FOLDER / "layout.h"))
+    flags += ("-include", str(worker.FOLDER / "layout.h"), "-DOMC_SIDE_BY_SIDE")
     units = [Unit(f"worker-{name}", compiling.FOLDER / name, flags) for name in compiling.OPS]
     ops, plain = objects.compile(units), objects.compile(compiling.plain_units())
     wanted = _unresolved(_link(objects, "unbound.so", [*ops, *plain], []))
