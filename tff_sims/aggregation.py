@@ -7,6 +7,9 @@ from omc.errors import InputError, InputTypeError
 from omc.learning import aggregators
 
 NAMES = (*aggregators.NAMED, "private", "secure")
+FP32_NAMES = ("mean", "compression")
+"""With method fp32: TFF's own mean, and its `compression_aggregator`."""
+
 _CLIPPED = ("mean", "private")
 
 

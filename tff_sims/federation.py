@@ -39,7 +39,8 @@ def build_process(settings, seed, task, workers=()):
     rate = settings.learning_rate or task.learning_rate
     optimizers = task.client_optimizer(rate), task.server_optimizer()
     if settings.method == "fp32":
-        return build_fp32_fed_avg(task.model_fn, *optimizers)
+        compressed = settings.aggregator == "compression"
+        return build_fp32_fed_avg(task.model_fn, *optimizers, compressed)
     build = build_controlled_fed_avg if workers else build_weighted_fed_avg
     return build(
         task.model_fn,

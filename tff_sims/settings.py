@@ -23,8 +23,8 @@ TRANSFORMS = ("pvt", "none")
 MOST = 2**31 - 1
 """Largest seed or count of a flag: what TensorFlow's int32 holds."""
 _LINKS = (
-    "uplink", "downlink", "aggregator", "clipping", "zeroing", "trimmed_share", "noise_multiplier",
-    "epsilon", "rogues",
+    "uplink", "downlink", "clipping", "zeroing", "trimmed_share", "noise_multiplier", "epsilon",
+    "rogues",
 )  # fmt: skip
 _OF_BUDGETS = ("allocation", "lasso", "reduction_threshold", "scales", "budget_weighting")
 _FLAGS = ("out", "workers")  # Those that are no settings.
@@ -63,7 +63,7 @@ class Settings:
         budget_weighting: Of budgets: `weighting` of `omc.learning.FedMPQ`; None for the default.
         grid_bound: Of uplink "grid": largest change of a weight; None for the default.
         grid_bits: Of uplink "grid": bits of a code; None for the default.
-        aggregator: One of `tff_sims.aggregation.NAMES`.
+        aggregator: One of `tff_sims.aggregation.NAMES`, with method fp32 one of its `FP32_NAMES`.
         trimmed_share: Of aggregator "trimmed_mean"; None for the default.
         clipping: Of aggregators "mean" and "private": largest norm of a client's change, a number;
             "adaptive" with the former; None for none.
@@ -320,7 +320,7 @@ def _wrong_name(settings):
         "rounding": ROUNDINGS,
         "uplink": tuple(uplinks.NAMED),
         "downlink": tuple(downlinks.NAMED),
-        "aggregator": aggregation.NAMES,
+        "aggregator": aggregation.FP32_NAMES if settings.method == "fp32" else aggregation.NAMES,
         "transform": TRANSFORMS,
         "allocation": (None, *STRATEGIES),
         "scales": (None, *SCALES),

@@ -137,7 +137,8 @@ def _define_flags():
         "aggregator",
         "What the server makes of the answers: mean (weighted by examples), trimmed_mean or median "
         "(robust), private (differential privacy: --clipping, --noise_multiplier) or secure (TFF's "
-        "secure sum; needs --uplink=grid). docs/aggregators.md tells more.",
+        "secure sum; needs --uplink=grid). With --method=fp32: mean, or compression (TFF's own "
+        "compression_aggregator). docs/aggregators.md tells more.",
     )
     number("trimmed_share", "With --aggregator=trimmed_mean: clients left out at either end.")
     string(

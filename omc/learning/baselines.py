@@ -8,12 +8,14 @@ import tensorflow_federated as tff
 from omc.learning import models
 
 
-def build_fp32_fed_avg(model_fn, client_optimizer_fn, server_optimizer_fn):
+def build_fp32_fed_avg(model_fn, client_optimizer_fn, server_optimizer_fn, compressed=False):
     """TFF's weighted federated averaging with serialized bytes in its metrics.
 
     Args:
         model_fn: As in TFF.
         client_optimizer_fn, server_optimizer_fn: `tff.learning.optimizers.Optimizer`s.
+        compressed: Whether updates go through TFF's `compression_aggregator` as it comes: 8 bits
+            uniformly for variables of more than 20,000 weights, adaptive clipping and zeroing.
 
     Returns:
         `tff.learning.templates.LearningProcess`; `traffic` reads its bytes.
@@ -25,7 +27,7 @@ def build_fp32_fed_avg(model_fn, client_optimizer_fn, server_optimizer_fn):
         client_optimizer_fn=client_optimizer_fn,
         server_optimizer_fn=server_optimizer_fn,
         model_distributor=_counting_broadcast(weights_type),
-        model_aggregator=_CountingMean(),
+        model_aggregator=_compressing_mean() if compressed else _CountingMean(),
         # As our own clients do: a loop inside the graph. TFF's other way, `Dataset.reduce`, sets up
         # the training step anew at each client's turn, which takes seconds for a Conformer.
         loop_implementation=tff.learning.LoopImplementation.DATASET_ITERATOR,
@@ -36,10 +38,10 @@ def build_fp32_fed_avg(model_fn, client_optimizer_fn, server_optimizer_fn):
     )
 
 
-def _count(value_type):
+def _count(value_type, sent=lambda tensor: tensor):
     @tff.tensorflow.computation(value_type)
     def count(value):
-        tensors = tf.nest.flatten(value)
+        tensors = tf.nest.flatten([sent(tensor) for tensor in tf.nest.flatten(value)])
         sizes = [tf.size(t, out_type=tf.int64) * t.dtype.size for t in tensors]
         return collections.OrderedDict(
             clients=tf.constant(1, tf.int64),
@@ -75,13 +77,37 @@ def _counting_broadcast(weights_type):
     return tff.learning.templates.DistributionProcess(initialize, next_fn)
 
 
+def _compressing_mean():
+    """TFF's compressing mean. It encodes inside, so what it sends is counted on an encoding more:
+    sizes do not depend on values.
+    """
+    sums = tff.aggregators.EncodedSumFactory.quantize_above_threshold(8, 20000)
+    encoder_for = sums._encoder_fn  # Private: the factory that has it tells nobody its sizes.
+
+    def sent(tensor):
+        encoder = encoder_for(tf.TensorSpec(tensor.shape, tensor.dtype))
+        params, _, _ = encoder.get_params(encoder.initial_state())
+        return encoder.encode(tensor, params)[0]
+
+    return _CountingMean(tff.learning.compression_aggregator(), sent)
+
+
 class _CountingMean(tff.aggregators.WeightedAggregationFactory):
-    """TFF's weighted mean, with the bytes of what clients send in its measurements."""
+    """A weighted mean of TFF's, with the bytes of what clients send in its measurements.
+
+    Args:
+        mean: The factory; by default one for which, where no client answers, the mean is 0 and the
+            weights stay.
+        sent: Tensor -> structure of tensors that are sent of it; by default itself.
+    """
+
+    def __init__(self, mean=None, sent=lambda tensor: tensor):
+        self._mean = mean or tff.aggregators.MeanFactory(no_nan_division=True)
+        self._sent = sent
 
     def create(self, value_type, weight_type):
-        # Where no client answers, the mean is 0 and the weights stay.
-        mean = tff.aggregators.MeanFactory(no_nan_division=True).create(value_type, weight_type)
-        count = _count(value_type)
+        mean = self._mean.create(value_type, weight_type)
+        count = _count(value_type, self._sent)
 
         @tff.tensorflow.computation(count.type_signature.result, weight_type)
         def count_answer(counts, weight):

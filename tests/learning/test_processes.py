@@ -93,6 +93,29 @@ def test_without_quantization_it_is_tffs_own_fed_avg(fp32, uplink):
     assert ours["downlink_bytes"] == theirs["downlink_bytes"]
 
 
+def wide_model_fn():
+    dense = [tf.keras.layers.Dense(2500, "relu"), tf.keras.layers.Dense(4)]  # 30,000 weights; few.
+    return tff.learning.models.from_keras_model(
+        tf.keras.Sequential([tf.keras.Input((12,)), *dense]),
+        loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        input_spec=data(0).element_spec,
+    )
+
+
+def test_tffs_own_compression_is_a_peer_whose_bytes_are_counted():
+    sent = {}
+    for compressed in (False, True):
+        process = build_fp32_fed_avg(wide_model_fn, SGD(0.1), SGD(1.0), compressed)
+        output = process.next(process.initialize(), [data(client) for client in ALL])
+        sent[compressed] = traffic(output.metrics)
+        assert 0 < output.metrics["client_work"]["train"]["loss"] < 10
+    assert sent[True]["downlink_bytes"] == sent[False]["downlink_bytes"]
+    small = 4 * (2500 + 2500 * 4 + 4)  # Below TFF's threshold, in float32.
+    assert 0 < sent[False]["uplink_bytes"] - 4 * 30_000 - small < 200  # Names and shapes.
+    packed = 30_000 * 8 / 28 * 4  # TFF's encoder fills 28 bits of each int32.
+    assert 0 < sent[True]["uplink_bytes"] - packed - small < 200
+
+
 @pytest.mark.parametrize("uplink", ["weights", "update"])
 @pytest.mark.parametrize("client_optimizer", [SGD(0.1), SGD(0.05, 0.9)], ids=["sgd", "momentum"])
 def test_wide_formats_come_close_to_fp32(uplink, client_optimizer):

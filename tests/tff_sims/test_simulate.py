@@ -100,6 +100,8 @@ def test_the_table_sets_both_side_by_side(runs):
         ("--learning_rate", dict(learning_rate=-1.0)),
         ("--rounding", dict(rounding="down")),
         ("--uplink", dict(uplink="both")),
+        ("--aggregator", dict(aggregator="compression")),
+        ("--aggregator", dict(method="fp32", aggregator="median")),
         ("--downlink_bits", dict(format="INT8", downlink="coded", downlink_bits="4,few")),
         ("--downlink_bits", dict(format="INT8", downlink_bits="4,8")),
         ("--downlink", dict(format="INT8", downlink="coded", downlink_bits="4,9")),

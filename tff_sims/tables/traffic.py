@@ -17,6 +17,7 @@ _FOUR = {"downlink_bits": 4}
 _DITHERED = {"uplink": "dithered", "target_error": 0.2}
 _ROWS = {  # Label -> flags.
     _BASELINE: {"method": "fp32"},
+    "TFF's compression_aggregator": {"method": "fp32", "aggregator": "compression"},
     "OMC as in its paper (S1E3M7, 0.9)": {**_INT8, "format": "S1E3M7", "fraction": 0.9},
     "INT8, what changed up": {**_INT8, "uplink": "update"},
     "coded down": {**_INT8, "uplink": "update", "downlink": "coded"},
