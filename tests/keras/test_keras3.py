@@ -224,3 +224,34 @@ def test_a_keras_variable_has_what_the_compressed_one_has():
     np.testing.assert_allclose(value.numpy(), before + 1.0, atol=0.02)
     with pytest.raises(AttributeError, match="nothing_such"):
         kernel.nothing_such  # noqa: B018
+
+
+OF_OTHER_DTYPES = {
+    "multiply": lambda ops, x, v: ops.multiply(x, v),
+    "add": lambda ops, x, v: ops.add(v, x),
+    "matmul": lambda ops, x, v: ops.matmul(x, v),
+    "dot": lambda ops, x, v: ops.dot(x, v),
+    "einsum": lambda ops, x, v: ops.einsum("ij,jk->ik", x, v),
+    "einsum the other way": lambda ops, x, v: ops.einsum("ij,jk->ik", v, x),
+    "einsum of three": lambda ops, x, v: ops.einsum("ij,jk,kl->il", x, v, x),
+    "where": lambda ops, x, v: ops.where(x > 0, v, x),
+    "concatenate": lambda ops, x, v: ops.concatenate([v, x]),
+    "times": lambda ops, x, v: v * x,
+}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int32"])
+@pytest.mark.parametrize("name", OF_OTHER_DTYPES)
+def test_what_meets_another_dtype_is_promoted_as_by_keras(name, dtype):
+    """Outside of layers, where nothing casts a weight to a compute dtype."""
+    plain = tf.keras.Sequential([tf.keras.Input((3,)), L.Dense(3)])
+    wrapped = tf.keras.models.clone_model(plain)
+    wrapped.set_weights(plain.get_weights())
+    wrapped = omc.wrap(wrapped, "S1E8M23")  # Exact, so that all the difference is the dtype.
+    x = tf.cast(tf.reshape(tf.range(-4, 5), [3, 3]), dtype)
+    function = OF_OTHER_DTYPES[name]
+    expected, got = (
+        function(tf.keras.ops, x, model.layers[0].kernel) for model in (plain, wrapped)
+    )
+    assert got.dtype == expected.dtype
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
