@@ -19,7 +19,7 @@ _CODED = {
     "method": "omc",
     "format": "INT8",
     "fraction": 1.0,
-    "downlink_bits": 4,
+    "downlink_bits": "4",
     "uplink": "dithered",
     "target_error": 0.2,
 }

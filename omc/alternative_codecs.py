@@ -88,8 +88,7 @@ class AlternativeCodec:
 
     def decode_variable(self, handle):
         """As `Codec.decode_variable`."""
-        own = self.codec
-        return kernels.decode_variable(handle, own.format, own.shape, own.transform, or_raw=True)
+        return self.codec.decode_variable(handle, or_raw=True)
 
     def add(self, buffer, delta, seed=None, sign=1.0):
         """As `Codec.add`."""
@@ -101,8 +100,7 @@ class AlternativeCodec:
 
     def update_variable(self, handle, delta, sign, seed):
         """As `Codec.update_variable`."""
-        how = self.codec.format, self.codec.saturates
-        return kernels.update_variable(handle, delta, sign, seed, *how, or_raw=True)
+        return self.codec.update_variable(handle, delta, sign, seed, or_raw=True)
 
     def assign(self, buffer, values, seed=None):
         """As `Codec.assign`."""

@@ -67,13 +67,20 @@ class Codec:
         """Whether native ops, where they are usable, serve `add`."""
         return kernels.can_add(self.format, self.transform) and self.count > 0
 
-    def decode_variable(self, handle):
-        """As `decode`, from the variable behind a handle, where that is `natively_decoded`."""
-        return kernels.decode_variable(handle, self.format, self.shape, self.transform)
+    def decode_variable(self, handle, or_raw=False):
+        """As `decode`, from the variable behind a handle, where that is `natively_decoded`.
 
-    def update_variable(self, handle, delta, sign, seed):
+        Args:
+            handle: Handle of a uint8 variable.
+            or_raw: Whether it may also hold raw float32, which its length tells.
+        """
+        how = self.format, self.shape, self.transform
+        return kernels.decode_variable(handle, *how, or_raw=or_raw)
+
+    def update_variable(self, handle, delta, sign, seed, or_raw=False):
         """As `add`, on the variable behind a handle, where that is `natively_added`: an op."""
-        return kernels.update_variable(handle, delta, sign, seed, self.format, self.saturates)
+        how = self.format, self.saturates
+        return kernels.update_variable(handle, delta, sign, seed, *how, or_raw=or_raw)
 
     def encode(self, values, seed=None):
         """Buffer (uint8 [nbytes]) of dense values, with a freshly fitted transform.

@@ -169,11 +169,8 @@ class Settings:
             raise InputError(flag, "none with method fp32", text)
         if None not in (self.widths, self.budgets):
             raise InputError("budgets", "none with widths", self.budgets, "give one of the two.")
-        try:
-            bits = [int(part) for part in text.split(",")]
-        except ValueError:
-            example = "8,4,2" if flag == "widths" else "2,4,6,8"
-            raise InputError(flag, f"whole numbers such as {example}", text) from None
+        example = "8,4,2" if flag == "widths" else "2,4,6,8"
+        bits = _whole_numbers(flag, text, f"whole numbers such as {example}")
         widths = Widths(tuple(bits)) if flag == "widths" else self._fedmpq(bits, task)
         policy = self.policy(self.seed)
         checked_policy(widths, policy)
@@ -221,14 +218,11 @@ class Settings:
         if self.downlink not in ("coded", "changes"):
             return make()
         options = {"window": self.window} if self.downlink == "changes" else {}
-        text = self.downlink_bits
-        if text is None:
+        if self.downlink_bits is None:
             return make(**options)
-        try:
-            bits = [int(part) for part in str(text).split(",")]
-        except ValueError:
-            expected = "a whole number such as 4, or one for each class such as 4,8"
-            raise InputError("downlink_bits", expected, text) from None
+        expected = "a whole number such as 4, or one for each class such as 4,8"
+        text = str(self.downlink_bits)  # Summaries of older runs, which fleets read, have a number.
+        bits = _whole_numbers("downlink_bits", text, expected)
         classes = tuple(dict.fromkeys(bits))
         each = tuple(make(bits=own, **options) for own in classes)
         return downlinks.ByBandwidth(each, tuple(map(bits.count, classes))) if each[1:] else each[0]
@@ -278,6 +272,14 @@ class Settings:
             "clients": self.clients,
             "domain": self.domain,
         }
+
+
+def _whole_numbers(flag, text, expected):
+    """The ints of a flag that lists them."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(flag, expected, text) from None
 
 
 def check(settings, out):

@@ -180,7 +180,7 @@ def test_classes_of_bandwidth_get_their_own_bits():
         return Settings(downlink=name, downlink_bits=bits, format="INT8", **given).make_downlink()
 
     assert downlink("4") == downlinks.Coded(4) and downlink(None) == downlinks.Coded()
-    assert downlink("4,4") == downlinks.Coded(4)
+    assert downlink("4,4") == downlinks.Coded(4) == downlink(4)  # As in summaries of older runs.
     both = downlink("4,8,4,4", "changes", window=3, fraction=1.0)
     each = downlinks.Changes(bits=4, window=3), downlinks.Changes(bits=8, window=3)
     assert both == downlinks.ByBandwidth(each, shares=(3, 1))
