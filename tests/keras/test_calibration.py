@@ -103,7 +103,8 @@ def test_statistics_are_those_of_all_data_whatever_its_order_and_batches(batches
     np.testing.assert_allclose(norm.moving_variance.numpy(), outputs.var(axis=0), rtol=1e-4)
     again = norm.moving_variance.numpy()
     omc.calibrate(model, batches(x))
-    np.testing.assert_array_equal(norm.moving_variance.numpy(), again)
+    # What was there before does not count. Threads add in an order of their own, to the last bit.
+    np.testing.assert_allclose(norm.moving_variance.numpy(), again, rtol=1e-6)
 
 
 def test_a_layer_that_is_called_twice_has_the_statistics_of_both():
