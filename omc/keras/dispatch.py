@@ -53,13 +53,26 @@ class _Dispatcher(tf.__internal__.dispatch.GlobalOpDispatcher):
         result = host.passed_on(op, args, kwargs)
         if result is not None:
             return result
-        if op.__name__ not in _TRANSIENT or any(variable.lent for variable in variables):
-            args, kwargs = _replaced((args, kwargs), _dense)
-            return op(*args, **kwargs)
-        args, kwargs = _replaced((args, kwargs), _variable)
-        named = inspect.signature(op).bind(*args, **kwargs).arguments
-        result = _TRANSIENT[op.__name__](**named)
-        return _again(op, args, kwargs, variables) if result is NotImplemented else result
+        try:
+            return _served(op, args, kwargs, variables)
+        except tf.errors.InvalidArgumentError as error:
+            # A variable of Keras 3 refuses to become a tensor of another dtype; then a tensor's
+            # operators ask the variable's, which promote. Here it is the kernel that refuses.
+            dtypes = {item.dtype.name for item in found((args, kwargs), (tf.Tensor, *host.HOLDERS))}
+            if len(dtypes) < 2 or not found((args, kwargs), host.HOLDERS):
+                raise
+            message = f"{op.__name__} of {' and '.join(sorted(dtypes))}: {error.message}"
+            raise TypeError(message) from error
+
+
+def _served(op, args, kwargs, variables):
+    if op.__name__ not in _TRANSIENT or any(variable.lent for variable in variables):
+        args, kwargs = _replaced((args, kwargs), _dense)
+        return op(*args, **kwargs)
+    args, kwargs = _replaced((args, kwargs), _variable)
+    named = inspect.signature(op).bind(*args, **kwargs).arguments
+    result = _TRANSIENT[op.__name__](**named)
+    return _again(op, args, kwargs, variables) if result is NotImplemented else result
 
 
 def _again(op, args, kwargs, variables):

@@ -237,6 +237,8 @@ OF_OTHER_DTYPES = {
     "where": lambda ops, x, v: ops.where(x > 0, v, x),
     "concatenate": lambda ops, x, v: ops.concatenate([v, x]),
     "times": lambda ops, x, v: v * x,
+    "tensor times": lambda ops, x, v: x * v,
+    "tensor less": lambda ops, x, v: x - v,
 }
 
 
