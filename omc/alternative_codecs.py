@@ -4,8 +4,16 @@ import dataclasses
 
 import tensorflow as tf
 
-from omc import kernels
-from omc.codecs import Codec, shared
+from omc import kernels, transforms
+from omc.codecs import (
+    TRAILER_BYTES,
+    Codec,
+    extremes,
+    from_bytes,
+    natively_packed,
+    shared,
+    to_bytes,
+)
 from omc.errors import InputError
 from omc.formats import FP32
 
@@ -65,42 +73,40 @@ class AlternativeCodec:
         return found
 
     @property
-    def _or_raw(self):
-        """Whether the alternative to the first codec is raw float32: what native ops serve."""
-        return self.codecs[1:] == (raw_codec(self.shape),)
-
-    @property
     def natively_decoded(self):
-        """As `Codec.natively_decoded`."""
-        return self._or_raw and self.codec.natively_decoded
+        """As `Codec.natively_decoded`: where the codes have a transform all, or none of them."""
+        return len({codec.transform for codec in self._coded}) == 1
 
     @property
     def natively_added(self):
         """As `Codec.natively_added`."""
-        return self._or_raw and self.codec.natively_added
+        return bool(self._coded) and all(codec.natively_added for codec in self._coded)
+
+    @property
+    def _coded(self):
+        """All but raw float32."""
+        return [codec for codec in self.codecs if not codec.format.is_fp32]
 
     def decode(self, buffer):
         """As `Codec.decode`."""
         if self.natively_decoded and kernels.usable():
-            own = self.codec
-            return kernels.decode(buffer, own.format, own.shape, own.transform, or_raw=True)
+            return kernels.decode(buffer, self.codecs)
         return shared(self, "_decode", buffer)
 
     def decode_variable(self, handle):
         """As `Codec.decode_variable`."""
-        return self.codec.decode_variable(handle, or_raw=True)
+        return kernels.decode_variable(handle, self.codecs)
 
     def add(self, buffer, delta, seed=None, sign=1.0):
         """As `Codec.add`."""
-        sign, own = tf.convert_to_tensor(sign, tf.float32), self.codec
+        sign = tf.convert_to_tensor(sign, tf.float32)
         if self.natively_added and kernels.usable():
-            how = own.format, own.saturates
-            return kernels.add(buffer, delta, sign, seed, *how, or_raw=True)
+            return kernels.add(buffer, delta, sign, seed, self.codecs)
         return shared(self, "_add", buffer, delta, sign, seed)
 
     def update_variable(self, handle, delta, sign, seed):
         """As `Codec.update_variable`."""
-        return self.codec.update_variable(handle, delta, sign, seed, or_raw=True)
+        return kernels.update_variable(handle, delta, sign, seed, self.codecs)
 
     def assign(self, buffer, values, seed=None):
         """As `Codec.assign`."""
@@ -108,7 +114,31 @@ class AlternativeCodec:
 
     def encode_as(self, buffer, values, seed=None):
         """As `Codec.encode`, by the codec that wrote a buffer."""
-        return self.switch(buffer, lambda codec, _: codec.encode(values, seed))
+        plain = self.natively_added and not any(c.format.feedback_bits for c in self._coded)
+        if seed is None or not plain or not kernels.usable():
+            return self.switch(buffer, lambda codec, _: codec.encode(values, seed))
+        if len(self._coded) == len(self.codecs):
+            return self._natively_encoded_as(buffer, values, seed)
+        return tf.cond(
+            tf.equal(tf.size(buffer), raw_codec(self.shape).nbytes),
+            lambda: to_bytes(values),
+            lambda: self._natively_encoded_as(buffer, values, seed),
+        )
+
+    def _natively_encoded_as(self, buffer, values, seed):
+        """The same, for a buffer of codes."""
+        own = self._coded
+        place = AlternativeCodec(own).index(buffer) if len(own) > 1 else 0
+        scale = transforms.prescales(*extremes(values), [codec.format for codec in own])[place]
+        planes = natively_packed(own, values, scale, seed, place)
+        return tf.concat([planes, to_bytes(tf.stack([scale, 0.0]))], axis=0)
+
+    def transform_of(self, buffer):
+        """As `Codec.transform_of`."""
+        if all(codec.transform for codec in self.codecs):
+            return tuple(tf.unstack(from_bytes(buffer[-TRAILER_BYTES:]), 2))
+        found = self.switch(buffer, lambda codec, own: tf.stack(codec.transform_of(own)))
+        return tuple(tf.unstack(found))
 
     def switch(self, buffer, function):
         """What a function gives for the codec that wrote a buffer.

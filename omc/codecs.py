@@ -17,7 +17,8 @@ import tensorflow as tf
 from omc import kernels, packing, transforms
 from omc.formats import Format
 
-_TRAILER_BYTES = 8  # scale and offset
+TRAILER_BYTES = 8
+"""Bytes of scale and offset at a buffer's end."""
 _CHUNK = 1 << 19  # Weights that are encoded at a time: what that takes is ten times their size.
 _XLA_FROM = 1 << 16  # Weights from which compiling a codec pays within a few steps.
 
@@ -50,7 +51,7 @@ class Codec:
         if self.format.is_fp32:
             return 4 * self.count
         planes = packing.packed_nbytes(self.count, self.format.bits)
-        return planes + (_TRAILER_BYTES if self.transform else 0)
+        return planes + (TRAILER_BYTES if self.transform else 0)
 
     @property
     def columns(self):
@@ -67,20 +68,13 @@ class Codec:
         """Whether native ops, where they are usable, serve `add`."""
         return kernels.can_add(self.format, self.transform) and self.count > 0
 
-    def decode_variable(self, handle, or_raw=False):
-        """As `decode`, from the variable behind a handle, where that is `natively_decoded`.
+    def decode_variable(self, handle):
+        """As `decode`, from the variable behind a handle, where that is `natively_decoded`."""
+        return kernels.decode_variable(handle, [self])
 
-        Args:
-            handle: Handle of a uint8 variable.
-            or_raw: Whether it may also hold raw float32, which its length tells.
-        """
-        how = self.format, self.shape, self.transform
-        return kernels.decode_variable(handle, *how, or_raw=or_raw)
-
-    def update_variable(self, handle, delta, sign, seed, or_raw=False):
+    def update_variable(self, handle, delta, sign, seed):
         """As `add`, on the variable behind a handle, where that is `natively_added`: an op."""
-        how = self.format, self.saturates
-        return kernels.update_variable(handle, delta, sign, seed, *how, or_raw=or_raw)
+        return kernels.update_variable(handle, delta, sign, seed, [self])
 
     def encode(self, values, seed=None):
         """Buffer (uint8 [nbytes]) of dense values, with a freshly fitted transform.
@@ -97,7 +91,7 @@ class Codec:
         if not self.transform or not self.count:
             planes, _ = self._rounded(flat, None, seed)
             return self._join(planes, to_bytes(tf.constant([1.0, 0.0])))
-        scale, offset = transforms.prescale(*_extremes(flat), self.format)
+        scale, offset = transforms.prescale(*extremes(flat), self.format)
         fit = seed is None  # It would bias what stochastic rounding keeps unbiased.
         if self.natively_added and not self.format.feedback_bits and kernels.usable():
             planes, sums = self._natively_rounded(flat, scale, seed, fit)
@@ -118,7 +112,7 @@ class Codec:
     def decode(self, buffer):
         """Dense float32 tensor of `shape`: scale * u' + offset for every code."""
         if self.natively_decoded and kernels.usable():
-            return kernels.decode(buffer, self.format, self.shape, self.transform)
+            return kernels.decode(buffer, [self])
         return shared(self, "_pure_decode", buffer)
 
     def add(self, buffer, delta, seed=None, sign=1.0):
@@ -141,7 +135,7 @@ class Codec:
             # -0 + 0 is +0, and TensorFlow flushes subnormals: what does not move keeps its bits.
             return to_bytes(tf.where(tf.equal(delta, 0.0), values, values + delta))
         if self.natively_added and kernels.usable():
-            return kernels.add(buffer, delta, sign, seed, self.format, self.saturates)
+            return kernels.add(buffer, delta, sign, seed, [self])
         return shared(self, "_pure_add", buffer, delta, sign, seed)
 
     def _pure_add(self, buffer, delta, sign, seed):
@@ -173,7 +167,7 @@ class Codec:
         if self.format.is_fp32 or not self.transform or not self.count:
             return self.encode(values, seed)
         flat, kept = tf.reshape(values, [self.count]), self.transform_of(buffer)
-        units = transforms.to_units(tf.stack(_extremes(flat)), *kept)
+        units = transforms.to_units(tf.stack(extremes(flat)), *kept)
         largest = tf.reduce_max(tf.abs(units))
         held = (largest <= self.format.limit) & (largest >= self.format.max / 2)
         if not self.format.sign_bits:
@@ -228,7 +222,7 @@ class Codec:
             float32 []. Summed in another order by the native ops, so its last digits may differ.
         """
         if kernels.usable():
-            return kernels.scale_gradient(buffer, gradient, self.format)
+            return kernels.scale_gradient(buffer, gradient, self)
         return shared(self, "_pure_scale_gradient", buffer, gradient)
 
     def _pure_scale_gradient(self, buffer, gradient):
@@ -247,7 +241,7 @@ class Codec:
         """(scale, offset) of a buffer, float32 scalars; (1, 0) where there is no transform."""
         if self.format.is_fp32 or not self.transform:
             return tf.constant(1.0), tf.constant(0.0)
-        trailer = tf.reshape(buffer[self.nbytes - _TRAILER_BYTES :], [2, 4])
+        trailer = tf.reshape(buffer[self.nbytes - TRAILER_BYTES :], [2, 4])
         return tuple(tf.unstack(tf.bitcast(trailer, tf.float32)))
 
     def _pure_decode(self, buffer):
@@ -348,12 +342,12 @@ class Codec:
 
     def _natively_rounded(self, flat, scale, seed, fit):
         """As `_rounded` for formats with a sign, bit for bit: adds the values to zeros."""
-        planes = kernels.add(self._zeros(scale), flat, 1.0, seed, self.format)
-        planes = planes[:-_TRAILER_BYTES]
+        planes = natively_packed([self], flat, scale, seed)
         if not fit:
             return [planes], None
         matrix = self._matrix(flat)
-        rounded = self._matrix(kernels.decode(planes, self.format, self.shape, transform=False))
+        bare = dataclasses.replace(self, transform=False)
+        rounded = self._matrix(kernels.decode(planes, [bare]))
 
         def chunk(begin, width):
             where = [0, begin], [packing.ROWS, width]
@@ -365,7 +359,7 @@ class Codec:
 
     def _zeros(self, scale):
         """Buffer of codes 0, which mean 0 in every format, under a scale."""
-        planes = self.nbytes - (_TRAILER_BYTES if self.transform else 0)
+        planes = self.nbytes - (TRAILER_BYTES if self.transform else 0)
         return self._join([tf.zeros([planes], tf.uint8)], to_bytes(tf.stack([scale, 0.0])))
 
     def _code_matrix(self, buffer):
@@ -389,7 +383,7 @@ class Codec:
         """Buffer of planes and, under a transform, the last bytes of `trailer`."""
         if not self.transform:
             return tf.concat(planes, axis=0)
-        return tf.concat([*planes, trailer[-_TRAILER_BYTES:]], axis=0)
+        return tf.concat([*planes, trailer[-TRAILER_BYTES:]], axis=0)
 
     def _round(self, units, seed, begin=0):
         """Codes of a matrix of rows whose first column is the variable's `begin`-th."""
@@ -400,6 +394,26 @@ class Codec:
             noise = transforms.random_bits(index, seed)
         # With an offset -0 means nothing of its own, and -0 + 0 would turn it into +0 in `add`.
         return transforms.round_to_codes(units, self.format, noise, symmetric=self.transform)
+
+
+def natively_packed(codecs, values, scale, seed=None, place=0):
+    """Planes of the codes of values / scale, by native ops, which add the values to zeros.
+
+    Args:
+        codecs: Sequence of `Codec`s of one shape that are `natively_added`.
+        values: float32 of the shape, or flat; divided by the scale within the format's range.
+        scale: float32 [] or a float.
+        seed: As of `Codec.encode`.
+        place: Which of the codecs, an int or int32 [].
+
+    Returns:
+        uint8 [n], of a known length where there is one codec.
+    """
+    lengths = [codec.nbytes - TRAILER_BYTES for codec in codecs]
+    length = lengths[0] if len(codecs) == 1 else tf.constant(lengths)[place]
+    zeros = tf.concat([tf.zeros([length], tf.uint8), to_bytes(tf.stack([scale, 0.0]))], axis=0)
+    own = [dataclasses.replace(codec, saturates=True) for codec in codecs]  # The scale stays.
+    return kernels.add(zeros, values, 1.0, seed, own)[:-TRAILER_BYTES]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -465,8 +479,9 @@ def in_chunks(length, step, function):
     return [tf.concat(pair, axis=1) for pair in zip(joined, last)]
 
 
-def _extremes(flat):
-    """(lowest, highest) of flat values, those that are not finite taken as 0."""
+def extremes(values):
+    """(lowest, highest) of float32 values, those that are not finite taken as 0."""
+    flat = tf.reshape(values, [-1])
 
     def chunk(begin, size):
         part = _finite(tf.slice(flat, [begin], [size]))

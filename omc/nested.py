@@ -199,8 +199,7 @@ def widen_buffer(buffer, narrow, codec):
     if not more:
         return buffer
     if kernels.usable():
-        factor = 2.0**-more if codec.format.kind == "int" else 1.0
-        return kernels.widen_buffer(buffer, narrow, codec, factor)
+        return kernels.widen_buffer(buffer, [narrow], codec)
     planes = _recoded(
         buffer,
         codec.columns,

@@ -160,12 +160,27 @@ def prescale(lowest, highest, fmt):
         fmt: Format, not FP32.
     """
     if fmt.sign_bits:
-        offset, largest = tf.constant(0.0), tf.maximum(-lowest, highest)
-    else:  # Halves first: the distance of 1e38 and -3e38 is beyond float32.
-        offset = lowest
-        largest = 2.0 * tf.minimum(highest / 2 - offset / 2, 2.0**126)
-    scale = tf.clip_by_value(largest * (1.0 / _target(fmt)), MIN_SCALE, _max_scale(fmt))
-    return tf.where(largest > 0.0, scale, 1.0), offset
+        return prescales(lowest, highest, [fmt])[0], tf.constant(0.0)
+    # Halves first: the distance of 1e38 and -3e38 is beyond float32.
+    largest = 2.0 * tf.minimum(highest / 2 - lowest / 2, 2.0**126)
+    return _onto_targets(largest, [fmt])[0], lowest
+
+
+def prescales(lowest, highest, formats):
+    """The scales of `prescale`, float32 [formats], for formats with a sign.
+
+    Args:
+        lowest, highest: As of `prescale`.
+        formats: Sequence of Formats.
+    """
+    return _onto_targets(tf.maximum(-lowest, highest), formats)
+
+
+def _onto_targets(largest, formats):
+    targets = np.array([1.0 / _target(fmt) for fmt in formats], np.float32)
+    most = np.array([_max_scale(fmt) for fmt in formats], np.float32)
+    scales = tf.clip_by_value(largest * targets, MIN_SCALE, most)
+    return tf.where(largest > 0.0, scales, 1.0)
 
 
 def moments(units, rounded):

@@ -90,21 +90,27 @@ def test_add_is_the_pure_path_bit_for_bit(name, stochastic):
 
 @native
 @pytest.mark.parametrize("stochastic", [False, True])
-@pytest.mark.parametrize("name", ["S1E3M7", "INT8", "INT2", "S1E4M14"])
-def test_codes_or_raw_floats_are_the_pure_path_bit_for_bit(name, stochastic):
-    """What partial quantization leaves in float32 comes in the same variable, and length tells."""
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(["S1E3M7"], ["INT8"], ["INT2"], ["S1E4M14"]),
+        *(["INT8", "INT4", "INT2"], ["S1E3M7", "S1E3M3"], ["INT4", "S1E5M10", "INT6+2"]),
+    ],
+)
+def test_one_of_several_is_the_pure_path_bit_for_bit(names, stochastic):
+    """Codes of several widths, or raw float32, come in the same variable, and length tells."""
     rng = np.random.default_rng(6)
     seed = tf.constant([1234567, -89], tf.int32) if stochastic else None
     odd = np.array([0.0, -0.0, 1e-40, -1e-45, np.inf, -np.inf, np.nan, 3e38, 1.0], np.float32)
     for shape in SHAPES[2:]:
-        coded, raw = Codec(Format.parse(name), shape), raw_codec(shape)
-        either = AlternativeCodec((coded, raw))
+        coded, raw = [Codec(Format.parse(name), shape) for name in names], raw_codec(shape)
+        either = AlternativeCodec((*coded, raw))
         assert either.natively_decoded and either.natively_added
         values = rng.standard_normal(shape).astype(np.float32)
         values.flat[:81] = np.repeat(odd, 9)[: values.size]
         delta = rng.standard_normal(shape).astype(np.float32)
         delta.flat[:81] = np.tile(odd, 9)[: values.size]
-        for buffer in (random_buffer(coded, rng), raw.encode(values)):
+        for buffer in (*(random_buffer(codec, rng) for codec in coded), raw.encode(values)):
             for sign in (1.0, -0.37, 0.0):
                 with kernels.pure():
                     expected = either.decode(buffer), either.add(buffer, delta, seed, sign)
@@ -114,7 +120,7 @@ def test_codes_or_raw_floats_are_the_pure_path_bit_for_bit(name, stochastic):
                 either.update_variable(held.handle, delta, tf.constant(sign), seed)
                 for ours, theirs in zip((*got, read, held), (*expected, *expected)):
                     np.testing.assert_array_equal(bits(ours), bits(theirs))
-        for length in (coded.nbytes - 1, raw.nbytes + 1):
+        for length in (coded[0].nbytes - 1, raw.nbytes + 1):
             with pytest.raises(tf.errors.InvalidArgumentError, match="bytes"):
                 either.decode(tf.zeros([length], tf.uint8))
             with pytest.raises(tf.errors.InvalidArgumentError, match="bytes"):
@@ -253,6 +259,20 @@ def test_every_instruction_set_gives_the_same_bits():
 
 
 @native
+@pytest.mark.parametrize("transform, saturates", [(True, True), (False, False)])
+def test_alternatives_may_differ_in_what_saturates_not_in_the_transform(transform, saturates):
+    fmt = Format.parse("INT8"), Format.parse("INT4")
+    one, other = Codec(fmt[0], (9, 9)), Codec(fmt[1], (9, 9), transform, saturates)
+    mixed = AlternativeCodec((one, other))
+    assert mixed.natively_added == mixed.natively_decoded == transform
+    for codec in (one, other):
+        buffer = codec.encode(tf.random.normal((9, 9)))
+        np.testing.assert_array_equal(mixed.decode(buffer), codec.decode(buffer))
+        delta = tf.random.normal((9, 9))
+        np.testing.assert_array_equal(mixed.add(buffer, delta), codec.add(buffer, delta))
+
+
+@native
 def test_a_reader_of_the_old_codes_keeps_them():
     codec = Codec(Format.parse("S1E3M7"), (64, 64))
     variable = tf.Variable(codec.encode(tf.random.normal((64, 64))))
@@ -260,7 +280,7 @@ def test_a_reader_of_the_old_codes_keeps_them():
     before = held.numpy().copy()
     delta = tf.ones((64, 64))
     expected = codec.add(held, delta)
-    kernels.update_variable(variable.handle, delta, tf.constant(1.0), None, codec.format)
+    kernels.update_variable(variable.handle, delta, tf.constant(1.0), None, [codec])
     np.testing.assert_array_equal(held, before)
     np.testing.assert_array_equal(variable, expected)
 

@@ -1,5 +1,6 @@
 """The simulation program: rounds of federated training, measured, resumed after a kill."""
 
+import concurrent.futures
 import dataclasses
 import math
 import time
@@ -70,10 +71,13 @@ def simulate(
             return summary
         if done:
             on_start(f"resuming {out}: {done} of at most {total} rounds are done.")
-        rows = _train(settings, folder, on_round, workers)
+        with concurrent.futures.ThreadPoolExecutor(1) as beside:
+            # In a process of its own, while this one traces the rounds, which takes one core.
+            memory = beside.submit(_client_memory, settings) if settings.client_memory else None
+            rows = _train(settings, folder, on_round, workers)
+            memory = memory and memory.result()
         task = settings.make_task(settings.seed)
         dense = sum(v.numpy().nbytes for v in task.build_model().variables)
-        memory = _client_memory(settings, task) if settings.client_memory else None
         guarantee = privacy(settings, settings.rounds, task.num_clients)
         summary = write_summary(folder.path, settings, rows, memory, dense, command, guarantee)
         folder.drop_checkpoints()
@@ -261,9 +265,10 @@ def _without_answer(before, after):
     )
 
 
-def _client_memory(settings, task):
+def _client_memory(settings):
     """Peak memory of one client alone, one with most examples; None where that fails."""
     try:
+        task = settings.make_task(settings.seed)
         return measure_client(
             settings.task,
             settings.task_arguments(settings.seed),

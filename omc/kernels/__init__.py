@@ -103,24 +103,20 @@ def refuse_when(condition):
     _refusals.append(condition)
 
 
-def decode(buffer, fmt, shape, transform, or_raw=False):
-    """Dense float32 tensor of `shape`; see `omc.codecs.Codec.decode`.
+def decode(buffer, codecs):
+    """Dense float32 tensor; see `omc.codecs.Codec.decode`.
 
     Args:
-        buffer: uint8 [nbytes].
-        fmt: Format, not FP32.
-        shape: Tuple of ints.
-        transform: Whether scale and offset follow the planes.
-        or_raw: Whether the buffer may also be raw float32, which its length tells.
+        buffer: uint8 [n], of one of the codecs, as its length tells.
+        codecs: Sequence of `omc.codecs.Codec`s of one shape, alike in their `transform`; but for
+            one of FP32, which may stand beside others for raw float32.
     """
-    layout = dict(shape=shape, transform=transform, or_raw=or_raw)
-    return _library().omc_decode(buffer, **_widths(fmt), **layout)
+    return _library().omc_decode(buffer, **_decoding(codecs))
 
 
-def decode_variable(handle, fmt, shape, transform, or_raw=False):
+def decode_variable(handle, codecs):
     """As `decode`, from the uint8 variable behind `handle`."""
-    layout = dict(shape=shape, transform=transform, or_raw=or_raw)
-    return _library().omc_decode_variable(handle, **_widths(fmt), **layout)
+    return _library().omc_decode_variable(handle, **_decoding(codecs))
 
 
 def can_add(fmt, transform):
@@ -128,51 +124,54 @@ def can_add(fmt, transform):
     return transform and bool(fmt.sign_bits) and not fmt.is_fp32
 
 
-def add(buffer, delta, sign, key, fmt, saturates=False, or_raw=False):
+def add(buffer, delta, sign, key, codecs):
     """Buffer after `values += sign * delta`; see `omc.codecs.Codec.add`.
 
     Args:
-        buffer: uint8 [nbytes], with a transform.
+        buffer: uint8 [n], of one of the codecs, as its length tells.
         delta: float32, any shape of the buffer's count.
         sign: float32 [].
         key: int32 [2] for stochastic rounding, or None.
-        fmt: Format with a sign, not FP32.
-        saturates: As `Codec.saturates`.
-        or_raw: As in `decode`.
+        codecs: As in `decode`; all with a transform, their formats with a sign.
     """
-    how = dict(**_widths(fmt), **_stretch(fmt, saturates), or_raw=or_raw)
-    return _library().omc_add(buffer, delta, sign, _key(key), **how)
+    return _library().omc_add(buffer, delta, sign, _key(key), **_adding(codecs))
 
 
-def update_variable(handle, delta, sign, key, fmt, saturates=False, or_raw=False):
+def update_variable(handle, delta, sign, key, codecs):
     """As `add`, on the uint8 variable behind `handle`; returns the operation (None when eager)."""
-    how = dict(**_widths(fmt), **_stretch(fmt, saturates), or_raw=or_raw)
-    return _library().omc_update_variable(handle, delta, sign, _key(key), **how)
+    return _library().omc_update_variable(handle, delta, sign, _key(key), **_adding(codecs))
 
 
-def scale_gradient(buffer, gradient, fmt):
+def scale_gradient(buffer, gradient, codec):
     """float32 []; see `omc.codecs.Codec.scale_gradient`.
 
     Args:
-        buffer: uint8 [nbytes].
+        buffer: uint8 [codec.nbytes].
         gradient: float32, any shape of the buffer's count.
-        fmt: Format, not FP32.
+        codec: `Codec`, not of FP32.
     """
-    return _library().omc_scale_gradient(buffer, gradient, **_widths(fmt))
+    return _library().omc_scale_gradient(buffer, gradient, **_widths([codec]))
 
 
-def widen_buffer(buffer, narrow, codec, factor):
+def widen_buffer(buffer, narrow, codec):
     """uint8 [codec.nbytes]; see `omc.nested.widen_buffer`.
 
     Args:
-        buffer: uint8 [narrow.nbytes].
-        narrow: `Codec` of the buffer.
-        codec: `Codec` of more bits.
-        factor: Of the scale, a float.
+        buffer: uint8 [n], of one of the narrow codecs, as its length tells.
+        narrow: Sequence of `Codec`s.
+        codec: `Codec` of as many bits or more.
     """
-    bits, new_bits = narrow.format.bits, codec.format.bits
-    layout = dict(count=codec.count, bits=bits, new_bits=new_bits, transform=codec.transform)
-    widened = _library().omc_widen_buffer(buffer, **layout, factor=factor)
+    bits, new_bits = [own.format.bits for own in narrow], codec.format.bits
+    # Codes of integers are multiples of a smaller scale then.
+    factor = [2.0 ** (own - new_bits) if codec.format.kind == "int" else 1.0 for own in bits]
+    widened = _library().omc_widen_buffer(
+        buffer,
+        count=codec.count,
+        bits=bits,
+        new_bits=new_bits,
+        transform=codec.transform,
+        factor=factor,
+    )
     return tf.ensure_shape(widened, [codec.nbytes])
 
 
@@ -259,17 +258,37 @@ def _layout(codec):
     )
 
 
-def _widths(fmt):
+def _decoding(codecs):
+    own = _coded(codecs)
+    layout = dict(shape=own[0].shape, transform=own[0].transform)
+    return dict(**_widths(own), **layout, or_raw=len(own) < len(codecs))
+
+
+def _adding(codecs):
+    own = _coded(codecs)
+    found = [_stretch_constants(codec.format, codec.saturates) for codec in own]
+    constants = {name: [one[name] for one in found] for name in found[0]}
+    return dict(**_widths(own), **constants, or_raw=len(own) < len(codecs))
+
+
+def _coded(codecs):
+    return [codec for codec in codecs if not codec.format.is_fp32]
+
+
+def _widths(codecs):
+    formats = [codec.format for codec in codecs]
     return dict(
-        bits=fmt.bits,
-        sign_bits=fmt.sign_bits,
-        exponent_bits=fmt.exponent_bits,
-        feedback_bits=-fmt.feedback_bits if fmt.truncates else fmt.feedback_bits,
+        bits=[fmt.bits for fmt in formats],
+        sign_bits=[fmt.sign_bits for fmt in formats],
+        exponent_bits=[fmt.exponent_bits for fmt in formats],
+        feedback_bits=[
+            -fmt.feedback_bits if fmt.truncates else fmt.feedback_bits for fmt in formats
+        ],
     )
 
 
 @functools.cache
-def _stretch(fmt, saturates):
+def _stretch_constants(fmt, saturates):
     constants = transforms.stretch_constants(fmt)
     if saturates:
         constants["widest"] = constants["spare_below"] = 0.0  # The factor is 1, whatever comes.

@@ -1,12 +1,14 @@
 // TensorFlow ops over the sweeps: decode and add, each on a buffer or on the
 // variable that holds it.
 //
-// A buffer is what omc/codecs.py describes: planes, then scale and offset under a transform. With
-// `or_raw` it may also be float32 as it is, which its length tells (partial quantization).
+// A buffer is what omc/codecs.py describes: planes, then scale and offset under a transform. Where
+// there are several formats (client widths), or float32 as it is beside them (`or_raw`, partial
+// quantization), its length tells which one it has.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "sweep.h"
@@ -56,33 +58,49 @@ void ForColumns(OpKernelContext* context, int64_t columns, int64_t cycles, const
                     });
 }
 
-// What both kernels share: the format and layout of the codes, from the op's attributes.
+// What these kernels share: formats and layout of the codes, from the op's attributes.
 class CodecKernel : public OpKernel {
  public:
-  explicit CodecKernel(OpKernelConstruction* context)
-      : OpKernel(context), format_(2, 1, 0, 0), layout_{0, 0} {
-    int bits, sign_bits, exponent_bits, feedback_bits;
+  explicit CodecKernel(OpKernelConstruction* context) : OpKernel(context), layout_{0, 0} {
+    std::vector<int> bits, sign_bits, exponent_bits, feedback_bits;
     OP_REQUIRES_OK(context, context->GetAttr("bits", &bits));
     OP_REQUIRES_OK(context, context->GetAttr("sign_bits", &sign_bits));
     OP_REQUIRES_OK(context, context->GetAttr("exponent_bits", &exponent_bits));
     OP_REQUIRES_OK(context, context->GetAttr("feedback_bits", &feedback_bits));
-    OP_REQUIRES(context, bits >= 2 && bits <= 32 && exponent_bits >= 0 && exponent_bits <= 8,
-                InvalidArgument("no such format"));
-    format_ = Format(bits, sign_bits, exponent_bits, feedback_bits);
+    const size_t count = bits.size();
+    OP_REQUIRES(context,
+                count > 0 && sign_bits.size() == count && exponent_bits.size() == count &&
+                    feedback_bits.size() == count,
+                InvalidArgument("as many of each attribute as there are formats"));
+    for (size_t i = 0; i < count; ++i) {
+      OP_REQUIRES(context,
+                  bits[i] >= 2 && bits[i] <= 32 && exponent_bits[i] >= 0 && exponent_bits[i] <= 8,
+                  InvalidArgument("no such format"));
+      formats_.emplace_back(bits[i], sign_bits[i], exponent_bits[i], feedback_bits[i]);
+    }
   }
 
  protected:
   void SetCount(int64_t count) { layout_ = {count, (count + 7) / 8}; }
-  int64_t PlaneBytes() const { return layout_.columns * format_.bits; }
+  int64_t PlaneBytes(const Format& format) const { return layout_.columns * format.bits; }
 
-  // Whether a buffer holds float32 as it is, which its length tells; only where the op allows that.
-  bool IsRaw(const Tensor& buffer) const {
-    return or_raw_ && buffer.NumElements() == 4 * layout_.count;
+  // Place of a buffer's format among `formats_`, or kRaw; another length is an error.
+  tensorflow::Status Find(const Tensor& buffer, bool or_raw, int64_t trailer, size_t* place) const {
+    const int64_t size = buffer.NumElements();
+    std::string expected;
+    for (*place = 0; *place < formats_.size(); ++*place) {
+      const int64_t own = PlaneBytes(formats_[*place]) + trailer;
+      if (size == own) return tensorflow::OkStatus();
+      expected += (*place ? " or " : "") + std::to_string(own);
+    }
+    *place = kRaw;
+    if (or_raw && size == 4 * layout_.count) return tensorflow::OkStatus();
+    return InvalidArgument("buffer of ", size, " bytes, not ", expected);
   }
 
-  Format format_;
+  static constexpr size_t kRaw = ~size_t{0};  // float32 as it is.
+  std::vector<Format> formats_;
   Layout layout_;
-  bool or_raw_ = false;
 };
 
 Transform ReadTransform(const uint8_t* trailer) {
@@ -105,30 +123,29 @@ class DecodeKernel : public CodecKernel {
 
  protected:
   void Decode(OpKernelContext* context, const Tensor& buffer) {
-    const int64_t expected = PlaneBytes() + (transform_ ? kTrailerBytes : 0);
-    const bool raw = IsRaw(buffer);
-    OP_REQUIRES(context, raw || buffer.NumElements() == expected,
-                InvalidArgument("buffer of ", buffer.NumElements(), " bytes, not ", expected));
+    size_t place;
+    OP_REQUIRES_OK(context, Find(buffer, or_raw_, transform_ ? kTrailerBytes : 0, &place));
     Tensor* values = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, shape_, &values));
     if (!layout_.count) return;
-    if (raw) {
+    if (place == kRaw) {
       std::memcpy(values->flat<float>().data(), buffer.flat<uint8_t>().data(), 4 * layout_.count);
       return;
     }
+    const Format& format = formats_[place];
     const uint8_t* planes = buffer.flat<uint8_t>().data();
     const Transform transform =
-        transform_ ? ReadTransform(planes + PlaneBytes()) : Transform{1.0f, 0.0f};
+        transform_ ? ReadTransform(planes + PlaneBytes(format)) : Transform{1.0f, 0.0f};
     float* out = values->flat<float>().data();
     ForColumns(context, layout_.columns, 16, [&](int64_t begin, int64_t end) {
-      BestSweeps().decode(format_, layout_, planes, transform_ ? &transform : nullptr, begin, end,
+      BestSweeps().decode(format, layout_, planes, transform_ ? &transform : nullptr, begin, end,
                           out);
     });
   }
 
  private:
   TensorShape shape_;
-  bool transform_;
+  bool transform_, or_raw_;
 };
 
 // The same from the variable that holds the buffer, of which no reference is left behind.
@@ -150,11 +167,11 @@ class DecodeVariableKernel : public DecodeKernel {
 class AddKernel : public CodecKernel {
  public:
   explicit AddKernel(OpKernelConstruction* context) : CodecKernel(context) {
-    OP_REQUIRES_OK(context, context->GetAttr("inverse_limit", &inverse_limit_));
-    OP_REQUIRES_OK(context, context->GetAttr("widest", &widest_));
-    OP_REQUIRES_OK(context, context->GetAttr("headroom", &headroom_));
-    OP_REQUIRES_OK(context, context->GetAttr("inverse_target", &inverse_target_));
-    OP_REQUIRES_OK(context, context->GetAttr("spare_below", &spare_below_));
+    Read(context, "inverse_limit", &inverse_limit_);
+    Read(context, "widest", &widest_);
+    Read(context, "headroom", &headroom_);
+    Read(context, "inverse_target", &inverse_target_);
+    Read(context, "spare_below", &spare_below_);
     OP_REQUIRES_OK(context, context->GetAttr("or_raw", &or_raw_));
   }
 
@@ -165,20 +182,19 @@ class AddKernel : public CodecKernel {
     const Tensor& sign = context->input(first + 1);
     const Tensor& key = context->input(first + 2);
     SetCount(delta.NumElements());
-    const int64_t expected = PlaneBytes() + kTrailerBytes;
-    const bool raw = IsRaw(buffer);
-    OP_REQUIRES(context, raw || buffer.NumElements() == expected,
-                InvalidArgument("buffer of ", buffer.NumElements(), " bytes, not ", expected));
+    size_t place;
+    OP_REQUIRES_OK(context, Find(buffer, or_raw_, kTrailerBytes, &place));
     OP_REQUIRES(context, sign.NumElements() == 1 && key.NumElements() % 2 == 0,
                 InvalidArgument("sign must be one number, key none or two"));
-    if (raw) {
+    if (place == kRaw) {
       AddToFloats(context, buffer.flat<uint8_t>().data(), delta.flat<float>().data(),
                   sign.flat<float>()(0), moved->flat<uint8_t>().data());
       return;
     }
+    const int64_t plane_bytes = PlaneBytes(formats_[place]);
     const uint8_t* planes = buffer.flat<uint8_t>().data();
     uint8_t* out = moved->flat<uint8_t>().data();
-    Transform transform = ReadTransform(planes + PlaneBytes());
+    Transform transform = ReadTransform(planes + plane_bytes);
 
     omc::Move move{delta.flat<float>().data(), 0.0f, 1.0f, key.NumElements() > 0, {0, 0}};
     {
@@ -190,18 +206,25 @@ class AddKernel : public CodecKernel {
       move.key[1] = static_cast<uint32_t>(key.flat<int32_t>()(1));
     }
     // Most steps suit the range, so round at once and again only where the scale had to change.
-    const float largest = Sweep(context, planes, move, out);
-    const float factor = Stretch(largest, transform.scale, move);
+    const float largest = Sweep(context, place, planes, move, out);
+    const float factor = Stretch(place, largest, transform.scale, move);
     if (factor != 1.0f) {
       move.shrink = 1.0f / factor;
       transform.scale *= factor;
-      Sweep(context, planes, move, out);
+      Sweep(context, place, planes, move, out);
     }
-    std::memcpy(out + PlaneBytes(), &transform.scale, 4);
-    std::memcpy(out + PlaneBytes() + 4, &transform.offset, 4);
+    std::memcpy(out + plane_bytes, &transform.scale, 4);
+    std::memcpy(out + plane_bytes + 4, &transform.offset, 4);
   }
 
  private:
+  // A constant of each format.
+  void Read(OpKernelConstruction* context, const char* name, std::vector<float>* constants) {
+    OP_REQUIRES_OK(context, context->GetAttr(name, constants));
+    OP_REQUIRES(context, constants->size() == formats_.size(),
+                InvalidArgument("as many of ", name, " as there are formats"));
+  }
+
   // -0 + 0 is +0, and subnormals are flushed: what does not move keeps its bits.
   void AddToFloats(OpKernelContext* context, const uint8_t* values, const float* delta, float sign,
                    uint8_t* out) {
@@ -216,11 +239,11 @@ class AddKernel : public CodecKernel {
     });
   }
 
-  float Sweep(OpKernelContext* context, const uint8_t* planes, const omc::Move& move,
-              uint8_t* out) {
+  float Sweep(OpKernelContext* context, size_t place, const uint8_t* planes,
+              const omc::Move& move, uint8_t* out) {
     std::atomic<float> largest{0.0f};
     ForColumns(context, layout_.columns, 32, [&](int64_t begin, int64_t end) {
-      const float mine = BestSweeps().move(format_, layout_, planes, move, begin, end, out);
+      const float mine = BestSweeps().move(formats_[place], layout_, planes, move, begin, end, out);
       float seen = largest.load();
       while (mine > seen && !largest.compare_exchange_weak(seen, mine)) {
       }
@@ -228,15 +251,15 @@ class AddKernel : public CodecKernel {
     return largest.load();
   }
 
-  float Stretch(float largest, float scale, const omc::Move& move) const {
-    const float excess = largest * inverse_limit_;
+  float Stretch(size_t place, float largest, float scale, const omc::Move& move) const {
+    const float excess = largest * inverse_limit_[place];
     if (excess > 1.0f) {
-      const float factor =
-          format_.exponent_bits ? PowerOfTwoAbove(excess) : RoundedUp(largest * headroom_);
-      return std::max(std::min(factor, widest_ / scale), 1.0f);
+      const float factor = formats_[place].exponent_bits ? PowerOfTwoAbove(excess)
+                                                         : RoundedUp(largest * headroom_[place]);
+      return std::max(std::min(factor, widest_[place] / scale), 1.0f);
     }
-    if (!(largest < spare_below_ && largest > 0.0f && Moves(move))) return 1.0f;
-    const float factor = PowerOfTwoAbove(std::max(largest * inverse_target_, 0x1p-80f));
+    if (!(largest < spare_below_[place] && largest > 0.0f && Moves(move))) return 1.0f;
+    const float factor = PowerOfTwoAbove(std::max(largest * inverse_target_[place], 0x1p-80f));
     return std::min(std::max(factor, PowerOfTwoAbove(kMinScale / scale)), 1.0f);
   }
 
@@ -267,7 +290,8 @@ class AddKernel : public CodecKernel {
   }
 
   static constexpr float kMinScale = 0x1p-100f;  // As in transforms.py.
-  float inverse_limit_, widest_, headroom_, inverse_target_, spare_below_;
+  std::vector<float> inverse_limit_, widest_, headroom_, inverse_target_, spare_below_;
+  bool or_raw_;
 };
 
 class AddToBufferKernel : public AddKernel {
@@ -315,8 +339,10 @@ class ScaleGradientKernel : public CodecKernel {
     const Tensor& buffer = context->input(0);
     const Tensor& gradient = context->input(1);
     SetCount(gradient.NumElements());
-    OP_REQUIRES(context, buffer.NumElements() >= PlaneBytes(),
-                InvalidArgument("buffer of ", buffer.NumElements(), " bytes, not ", PlaneBytes()));
+    const Format& format = formats_[0];
+    const int64_t expected = PlaneBytes(format);
+    OP_REQUIRES(context, buffer.NumElements() >= expected,
+                InvalidArgument("buffer of ", buffer.NumElements(), " bytes, not ", expected));
     Tensor* result = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({}), &result));
     const uint8_t* planes = buffer.flat<uint8_t>().data();
@@ -325,7 +351,7 @@ class ScaleGradientKernel : public CodecKernel {
     ForColumns(context, sums.size(), 32 * kBlock, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block)
         sums[block] = BestSweeps().scale_gradient(
-            format_, layout_, planes, values, block * kBlock,
+            format, layout_, planes, values, block * kBlock,
             std::min((block + 1) * kBlock, layout_.columns));
     });
     double sum = 0.0;
@@ -334,7 +360,8 @@ class ScaleGradientKernel : public CodecKernel {
   }
 };
 
-// Buffer of a wider codec with the same values; see omc.nested.widen_buffer.
+// Buffer of a wider codec with the same values; see omc.nested.widen_buffer. Where it may be of
+// several widths, its length tells which one.
 class WidenBufferKernel : public OpKernel {
  public:
   explicit WidenBufferKernel(OpKernelConstruction* context) : OpKernel(context) {
@@ -343,31 +370,39 @@ class WidenBufferKernel : public OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("new_bits", &new_bits_));
     OP_REQUIRES_OK(context, context->GetAttr("transform", &transform_));
     OP_REQUIRES_OK(context, context->GetAttr("factor", &factor_));
-    OP_REQUIRES(context, layout_.count >= 0 && bits_ >= 2 && bits_ < new_bits_ && new_bits_ <= 32,
+    OP_REQUIRES(context, layout_.count >= 0 && factor_.size() == bits_.size() && new_bits_ <= 32,
                 InvalidArgument("no such widths"));
+    for (int bits : bits_)
+      OP_REQUIRES(context, bits >= 2 && bits <= new_bits_, InvalidArgument("no such widths"));
     layout_.columns = (layout_.count + 7) / 8;
   }
 
   void Compute(OpKernelContext* context) override {
     const Tensor& buffer = context->input(0);
-    const int64_t trailer = transform_ ? kTrailerBytes : 0, planes = layout_.columns * bits_;
-    OP_REQUIRES(context, buffer.NumElements() == planes + trailer,
-                InvalidArgument("buffer of ", buffer.NumElements(), " bytes, not ",
-                                planes + trailer));
-    const int64_t new_planes = layout_.columns * new_bits_;
+    const int64_t size = buffer.NumElements(), trailer = transform_ ? kTrailerBytes : 0;
+    size_t place = 0;
+    while (place < bits_.size() && size != layout_.columns * bits_[place] + trailer) ++place;
+    OP_REQUIRES(context, place < bits_.size(),
+                InvalidArgument("buffer of ", size, " bytes, of none of the widths"));
+    const int bits = bits_[place];
+    const int64_t planes = layout_.columns * bits, new_planes = layout_.columns * new_bits_;
     Tensor* widened = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({new_planes + trailer}),
                                                      &widened));
     const uint8_t* from = buffer.flat<uint8_t>().data();
     uint8_t* to = widened->flat<uint8_t>().data();
-    ForColumns(context, layout_.columns, 16, [&](int64_t begin, int64_t end) {
-      BestSweeps().widen(layout_, from, bits_, new_bits_, begin, end, to);
-    });
+    if (bits == new_bits_) {
+      std::memcpy(to, from, planes);
+    } else {
+      ForColumns(context, layout_.columns, 16, [&](int64_t begin, int64_t end) {
+        BestSweeps().widen(layout_, from, bits, new_bits_, begin, end, to);
+      });
+    }
     if (!transform_) return;
     Transform transform = ReadTransform(from + planes);
-    if (factor_ != 1.0f) {
+    if (factor_[place] != 1.0f) {
       tensorflow::port::ScopedFlushDenormal flush;
-      transform.scale *= factor_;
+      transform.scale *= factor_[place];
     }
     std::memcpy(to + new_planes, &transform.scale, 4);
     std::memcpy(to + new_planes + 4, &transform.offset, 4);
@@ -375,9 +410,10 @@ class WidenBufferKernel : public OpKernel {
 
  private:
   Layout layout_{0, 0};
-  int bits_, new_bits_;
+  std::vector<int> bits_;
+  int new_bits_;
   bool transform_;
-  float factor_;
+  std::vector<float> factor_;
 };
 
 Quantizer ReadQuantizer(OpKernelContext* context, int first, int bits) {
@@ -466,13 +502,16 @@ tensorflow::Status BufferShape(InferenceContext* context) {
 
 }  // namespace
 
+#define OMC_FORMATS                     \
+  Attr("bits: list(int)")               \
+      .Attr("sign_bits: list(int)")     \
+      .Attr("exponent_bits: list(int)") \
+      .Attr("feedback_bits: list(int)")
+
 REGISTER_OP("Omc>Decode")
     .Input("buffer: uint8")
     .Output("values: float")
-    .Attr("bits: int")
-    .Attr("sign_bits: int")
-    .Attr("exponent_bits: int")
-    .Attr("feedback_bits: int")
+    .OMC_FORMATS
     .Attr("shape: shape")
     .Attr("transform: bool")
     .Attr("or_raw: bool = false")
@@ -482,10 +521,7 @@ REGISTER_KERNEL_BUILDER(Name("Omc>Decode").Device(tensorflow::DEVICE_CPU), Decod
 REGISTER_OP("Omc>DecodeVariable")
     .Input("variable: resource")
     .Output("values: float")
-    .Attr("bits: int")
-    .Attr("sign_bits: int")
-    .Attr("exponent_bits: int")
-    .Attr("feedback_bits: int")
+    .OMC_FORMATS
     .Attr("shape: shape")
     .Attr("transform: bool")
     .Attr("or_raw: bool = false")
@@ -494,16 +530,13 @@ REGISTER_OP("Omc>DecodeVariable")
 REGISTER_KERNEL_BUILDER(Name("Omc>DecodeVariable").Device(tensorflow::DEVICE_CPU),
                         DecodeVariableKernel);
 
-#define OMC_ADD_ATTRS           \
-  Attr("bits: int")             \
-      .Attr("sign_bits: int")     \
-      .Attr("exponent_bits: int") \
-      .Attr("feedback_bits: int") \
-      .Attr("inverse_limit: float") \
-      .Attr("widest: float")      \
-      .Attr("headroom: float")    \
-      .Attr("inverse_target: float") \
-      .Attr("spare_below: float") \
+#define OMC_ADD_ATTRS                      \
+  OMC_FORMATS                              \
+      .Attr("inverse_limit: list(float)")  \
+      .Attr("widest: list(float)")         \
+      .Attr("headroom: list(float)")       \
+      .Attr("inverse_target: list(float)") \
+      .Attr("spare_below: list(float)")    \
       .Attr("or_raw: bool = false")
 
 REGISTER_OP("Omc>Add")
@@ -532,10 +565,7 @@ REGISTER_OP("Omc>ScaleGradient")
     .Input("buffer: uint8")
     .Input("gradient: float")
     .Output("sum: float")
-    .Attr("bits: int")
-    .Attr("sign_bits: int")
-    .Attr("exponent_bits: int")
-    .Attr("feedback_bits: int")
+    .OMC_FORMATS
     .SetShapeFn(tensorflow::shape_inference::ScalarShape);
 REGISTER_KERNEL_BUILDER(Name("Omc>ScaleGradient").Device(tensorflow::DEVICE_CPU),
                         ScaleGradientKernel);
@@ -544,10 +574,10 @@ REGISTER_OP("Omc>WidenBuffer")
     .Input("buffer: uint8")
     .Output("widened: uint8")
     .Attr("count: int")
-    .Attr("bits: int")
+    .Attr("bits: list(int)")
     .Attr("new_bits: int")
     .Attr("transform: bool")
-    .Attr("factor: float")
+    .Attr("factor: list(float)")
     .SetShapeFn([](InferenceContext* context) {
       context->set_output(0, context->UnknownShapeOfRank(1));
       return tensorflow::OkStatus();

@@ -65,8 +65,9 @@ class BitPlaneWork:
                 return tf.constant(0)
             codec, threshold = self._plan.codecs[place], self._widths.threshold
             buffer, dropped = reduce_buffer(codec, self._buffer(place), threshold)
-            self._variables[place].buffer.assign(buffer)
-            return dropped
+            stored = self._variables[place].buffer.assign(buffer, read_value=False)
+            with tf.control_dependencies([stored]):  # Else the next variable's planes lie beside.
+                return tf.identity(dropped)
 
         return tf.stack(one_at_a_time(self._places, reduced))
 

@@ -78,7 +78,9 @@ class ClientTrainer:
             LocalResult(described, value, variable)
             for described, value, variable in zip(self._plan.trainable, received, self._trainable)
         ]
-        answer = self._uplink.encode(results, common if self._uplink.common_seed else seed)
+        # Else what was received of the first variable would lie dense from the start.
+        with tf.control_dependencies([finite if dropped is None else dropped]):
+            answer = self._uplink.encode(results, common if self._uplink.common_seed else seed)
         tensors = list(answer.tensors)
         if self._planes:
             tensors.append(self._plan.widths.report(client, self._planes.widths(), dropped))

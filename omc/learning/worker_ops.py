@@ -136,7 +136,10 @@ def results():
         found += _of_variable(codec, buffer, delta)
         either, raw = AlternativeCodec((codec, raw_codec(_SHAPE))), to_bytes(values)
         found += [to_bytes(either.decode(raw)), either.add(raw, delta)]
-    found.append(nested.widen_buffer(buffer, codec, Codec(Format.parse("INT8"), _SHAPE)))
+    wide = Codec(Format.parse("INT8"), _SHAPE)
+    any_of_them = AlternativeCodec((wide, codec, raw_codec(_SHAPE)))
+    found += [to_bytes(any_of_them.decode(buffer)), any_of_them.add(buffer, delta, key)]
+    found.append(nested.widen_buffer(buffer, codec, wide))
     return tf.concat(found, axis=0)
 
 
@@ -146,8 +149,7 @@ def _of_variable(codec, buffer, delta):
         moved = codec.add(buffer, delta)
         return [to_bytes(codec.decode(moved)), moved]
     variable = tf.Variable(buffer, dtype=tf.uint8)
-    added = kernels.update_variable(variable.handle, delta, tf.constant(1.0), None, codec.format)
+    added = kernels.update_variable(variable.handle, delta, tf.constant(1.0), None, [codec])
     with tf.control_dependencies([added]):
-        handle = variable.handle
-        decoded = kernels.decode_variable(handle, codec.format, codec.shape, codec.transform)
+        decoded = kernels.decode_variable(variable.handle, [codec])
         return [to_bytes(decoded), variable.read_value()]

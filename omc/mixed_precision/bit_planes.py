@@ -10,15 +10,16 @@ here codes are all there is, and both of its ideas are carried out on them, one 
 time: `lasso_gradient` in the weights' own space, `reduce_buffer` in integers.
 """
 
+import dataclasses
 import itertools
 import math
 
 import numpy as np
 import tensorflow as tf
 
-from omc import packing
+from omc import kernels, packing
 from omc.alternative_codecs import AlternativeCodec
-from omc.codecs import Codec, in_chunks, to_bytes
+from omc.codecs import Codec, in_chunks, natively_packed, to_bytes
 from omc.formats import Format
 from omc.mixed_precision.magnitude_planes import PLANES, magnitude_planes, ones
 
@@ -96,21 +97,29 @@ def lasso_gradient(codec, buffer, share):
     Returns:
         float32 tensor of the variable's shape.
     """
-    if isinstance(codec, AlternativeCodec):
-        return codec.switch(buffer, lambda own, b: lasso_gradient(own, b, share))
-    planes, scale = codec.format.bits - 1, codec.transform_of(buffer)[0]
-    weights = np.zeros(PLANES, np.float32)
-    weights[:planes] = planes * 2.0 ** np.arange(planes) / np.sum(4.0 ** np.arange(planes))
+    scale, weights = codec.transform_of(buffer)[0], _plane_weights(codec, buffer)
     counts = [
         tf.cast(ones(plane), tf.float32) for plane in tf.unstack(magnitude_planes(codec, buffer))
     ]
     per_bit = weights / tf.sqrt(tf.stack(counts) + _EPSILON)
     pulls = tf.linalg.matvec(tf.constant(_BITS, tf.float32), per_bit) * (share / scale)
     pulls = tf.concat([-pulls[:0:-1], pulls], axis=0)  # Of every code from -127 on.
-    bare = Codec(codec.format, codec.shape, transform=False)
-    codes = tf.cast(bare.decode(buffer[: bare.nbytes]), tf.int32)
-    codes = tf.maximum(codes, -int(codec.format.max))
-    return tf.gather(pulls, codes + (MAGNITUDES - 1))
+    codes = tf.cast(_paired_codes(codec, buffer), tf.int32)
+    return tf.gather(pulls, tf.reshape(codes, codec.shape) + (MAGNITUDES - 1))
+
+
+def _plane_weights(codec, buffer):
+    """N 2^j / sum_i 4^i of each plane j, float32 [planes]."""
+    own = codec.codecs if isinstance(codec, AlternativeCodec) else [codec]
+    weights = np.zeros([len(own), PLANES], np.float32)
+    for row, codec_of_width in zip(weights, own):
+        j = np.arange(codec_of_width.format.bits - 1)
+        row[: len(j)] = len(j) * 2.0**j / np.sum(4.0**j)
+    return tf.constant(weights)[_place(codec, buffer)]
+
+
+def _place(codec, buffer):
+    return codec.index(buffer) if isinstance(codec, AlternativeCodec) else 0
 
 
 def reduce_buffer(codec, buffer, threshold):
@@ -146,19 +155,14 @@ def reduce_buffer(codec, buffer, threshold):
         kept = tf.bitwise.right_shift(tf.minimum(tf.abs(part), largest), low)
         return tf.sign(part) * kept
 
-    def packed(own, codes):
-        scale, offset = tf.unstack(
-            codec.switch(buffer, lambda stored, sized: tf.stack(stored.transform_of(sized)))
-        )
-        scale *= tf.cast(tf.bitwise.left_shift(1, low), tf.float32)  # Exact.
-        return buffer_of(own, codes, narrowed, scale, offset)
-
     reduced = top - low + 1
 
     def narrower():
-        codes = codes_of(codec, buffer)
+        scale, offset = codec.transform_of(buffer)
+        scale *= tf.cast(tf.bitwise.left_shift(1, low), tf.float32)  # Exact.
         place = tf.reduce_max(tf.where(tf.equal(widths, reduced), tf.range(len(codec.codecs)), 0))
-        return tf.switch_case(place, [lambda own=own: packed(own, codes) for own in codec.codecs])
+        codes = codes_of(codec, buffer)
+        return buffer_of(codec.codecs, codes, narrowed, scale, offset, place)
 
     result = tf.cond(tf.equal(reduced, width), lambda: buffer, narrower)
     return result, width - reduced
@@ -174,32 +178,65 @@ def codes_of(codec, buffer):
     Returns:
         int8 [8, C], padding 0: as `omc.packing` arranges codes.
     """
-    if isinstance(codec, AlternativeCodec):
-        return codec.switch(buffer, codes_of)
-    bare = Codec(codec.format, (codec.count,), transform=False)
-    codes = tf.cast(bare.decode(buffer[: bare.nbytes]), tf.int8)
-    codes = tf.maximum(codes, np.int8(-codec.format.max))
-    codes = tf.pad(codes, [[0, packing.ROWS * codec.columns - codec.count]])
-    return tf.reshape(codes, [packing.ROWS, codec.columns])
+    columns = packing.padded_count(codec.count) // packing.ROWS
+    codes = tf.reshape(tf.cast(_paired_codes(codec, buffer), tf.int8), [-1])
+    codes = tf.pad(codes, [[0, packing.ROWS * columns - codec.count]])
+    return tf.reshape(codes, [packing.ROWS, columns])
 
 
-def buffer_of(codec, codes, function, scale, offset):
+def _paired_codes(codec, buffer):
+    """The same, float32 of the variable's shape."""
+    if not isinstance(codec, AlternativeCodec):
+        bare = dataclasses.replace(codec, transform=False)
+        return tf.maximum(bare.decode(buffer[: bare.nbytes]), -codec.format.max)
+    if not kernels.usable():
+        return codec.switch(buffer, _paired_codes)
+    bare = [dataclasses.replace(own, transform=False) for own in codec.codecs]
+    lengths = tf.constant([own.nbytes for own in bare])
+    lowest = tf.constant([-own.format.max for own in bare], tf.float32)
+    place = codec.index(buffer)
+    return tf.maximum(AlternativeCodec(bare).decode(buffer[: lengths[place]]), lowest[place])
+
+
+def buffer_of(codecs, codes, function, scale, offset, place=0):
     """Buffer of codes that are made of other ones; few are integers at a time.
 
     Args:
-        codec: `Codec` of integers with a transform.
+        codecs: Sequence of `Codec`s of integers with a transform, of one shape.
         codes: int8 [8, C], as of `codes_of`.
         function: int32 [8, columns], some of them -> int32 of that shape, within the codec's range.
         scale, offset: float32 [].
+        place: Which of the codecs, an int or int32 [].
 
     Returns:
-        uint8 [codec.nbytes].
+        uint8 [n].
     """
+    trailer = to_bytes(tf.stack([scale, offset]))
+    if kernels.usable():
+        planes = _natively_packed(codecs, codes, function, place)
+    elif len(codecs) == 1:
+        planes = _packed(codecs[0], codes, function)
+    else:
+        branches = [lambda own=own: _packed(own, codes, function) for own in codecs]
+        planes = tf.switch_case(place, branches)
+    return tf.concat([planes, trailer], axis=0)
 
+
+def _packed(codec, codes, function):
     def chunk(begin, size):
         part = tf.cast(tf.slice(codes, [0, begin], [packing.ROWS, size]), tf.int32)
         planes = packing.pack(function(part), codec.format.bits)
         return [tf.reshape(plane, [-1, size]) for plane in planes]
 
-    planes = [tf.reshape(plane, [-1]) for plane in in_chunks(codec.columns, _CHUNK, chunk)]
-    return tf.concat([*planes, to_bytes(tf.stack([scale, offset]))], axis=0)
+    planes = in_chunks(codec.columns, _CHUNK, chunk)
+    return tf.concat([tf.reshape(plane, [-1]) for plane in planes], axis=0)
+
+
+def _natively_packed(codecs, codes, function, place):
+    def chunk(begin, size):
+        part = tf.cast(tf.slice(codes, [0, begin], [packing.ROWS, size]), tf.int32)
+        return [tf.cast(function(part), tf.float32)]
+
+    (values,) = in_chunks(codecs[0].columns, _CHUNK, chunk)
+    values = tf.reshape(values, [-1])[: codecs[0].count]
+    return natively_packed(codecs, values, 1.0, place=place)

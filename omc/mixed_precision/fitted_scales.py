@@ -49,7 +49,7 @@ def fitted_buffer(buffer, codec, narrow):
         return tf.gather(table, part + (MAGNITUDES - 1))
 
     scale, offset = codec.transform_of(buffer)
-    return buffer_of(narrow, codes, narrowed, scale * factor, offset)
+    return buffer_of([narrow], codes, narrowed, scale * factor, offset)
 
 
 def relative_errors(values, widths):

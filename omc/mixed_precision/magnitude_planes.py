@@ -10,11 +10,14 @@ planes of w/2 bits, made by masks and shifts of whole rows. The magnitude of q w
 in every bit, an addition whose carry goes from plane to plane.
 """
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
-from omc import packing
+from omc import kernels, packing
 from omc.alternative_codecs import AlternativeCodec
+from omc.formats import Format
 
 PLANES = 7
 """Magnitude planes of codes of 8 bits, the widest there are."""
@@ -38,7 +41,9 @@ def magnitude_planes(codec, buffer):
         planes that the codec's width does not have.
     """
     if isinstance(codec, AlternativeCodec):
-        return codec.switch(buffer, magnitude_planes)
+        if not kernels.usable():
+            return codec.switch(buffer, magnitude_planes)
+        return _of_any_width(codec, buffer)
     sign, *upper_first = _bits(codec, buffer)
     planes, carry = [], sign
     for row in reversed(upper_first):
@@ -47,6 +52,15 @@ def magnitude_planes(codec, buffer):
         carry &= flipped
     planes = [plane | carry for plane in planes]  # It is out of the lowest code alone.
     return tf.stack(planes + [tf.zeros_like(sign)] * (PLANES - len(planes)))
+
+
+def _of_any_width(codec, buffer):
+    """As codes of 8 bits, multiples of 2^(8 - bits), whose planes then go down by as many."""
+    wide = dataclasses.replace(codec.codec, format=Format.parse(f"INT{PLANES + 1}"))
+    planes = magnitude_planes(wide, kernels.widen_buffer(buffer, codec.codecs, wide))
+    shift = PLANES + 1 - tf.constant([own.format.bits for own in codec.codecs])
+    begin = shift[codec.index(buffer)]
+    return tf.slice(tf.concat([planes, tf.zeros_like(planes)], 0), [begin, 0], planes.shape)
 
 
 def ones(plane):

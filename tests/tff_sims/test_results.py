@@ -160,5 +160,4 @@ def test_results_go_without_a_measurement_that_fails(monkeypatch):
         raise OmcError("client process", "a measurement", "no output")
 
     monkeypatch.setattr(simulation, "measure_client", killed)
-    task = Settings().make_task(0)
-    assert simulation._client_memory(Settings(), task) is None
+    assert simulation._client_memory(Settings()) is None
