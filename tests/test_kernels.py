@@ -114,7 +114,9 @@ def test_one_of_several_is_the_pure_path_bit_for_bit(names, stochastic):
             for sign in (1.0, -0.37, 0.0):
                 with kernels.pure():
                     expected = either.decode(buffer), either.add(buffer, delta, seed, sign)
+                    like = either.encode_as(buffer, delta, seed)
                 got = either.decode(buffer), either.add(buffer, delta, seed, sign)
+                np.testing.assert_array_equal(either.encode_as(buffer, delta, seed), like)
                 held = tf.Variable(buffer, shape=[None])
                 read = either.decode_variable(held.handle)
                 either.update_variable(held.handle, delta, tf.constant(sign), seed)

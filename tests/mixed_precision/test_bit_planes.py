@@ -1,5 +1,6 @@
 """Bit planes of codes, beside integers and float64 in numpy."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from omc import kernels
 from omc.mixed_precision import PruningGrowing
 from omc.mixed_precision.bit_planes import codes_of, histogram, lasso_gradient, reduce_buffer
 from omc.mixed_precision.graph import prune_and_grow
+from omc.mixed_precision.magnitude_planes import magnitude_planes
 from tests.mixed_precision.integer_buffers import OFFSET, SCALE, alternatives, codec_of, stored
 from tests.mixed_precision.problems import INTEGERS, by_bits
 
@@ -65,6 +67,28 @@ def test_reduction_is_that_of_planes_one_by_one(case, threshold):
         np.testing.assert_allclose(codec.decode(buffer).numpy(), value, rtol=1e-6, atol=1e-7)
     again, more = reduce_buffer(codec, buffer, 0.0)
     assert int(more) == 0 and again.numpy().tobytes() == buffer.numpy().tobytes()
+
+
+@pytest.mark.parametrize("count", [1, 70, 1000])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_native_ops_and_pure_ones_give_the_same(bits, count):
+    rng = np.random.default_rng(bits)
+    codec, half = alternatives(count), 2 ** (bits - 1)
+    for most in (1, half // 2, half):  # The lowest code, which has no counterpart, among them.
+        buffer = stored(rng.integers(-most, most, count), bits)
+        found = []
+        for path in (kernels.pure, contextlib.nullcontext):
+            with path():
+                found.append(
+                    [
+                        codes_of(codec, buffer),
+                        magnitude_planes(codec, buffer),
+                        lasso_gradient(codec, buffer, 0.3),
+                        *reduce_buffer(codec, buffer, 0.3),
+                    ]
+                )
+        for pure, native in zip(*found):
+            assert pure.numpy().tobytes() == native.numpy().tobytes()
 
 
 def _signed(codec, buffer):
