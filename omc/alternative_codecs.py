@@ -66,11 +66,10 @@ class AlternativeCodec:
 
     def index(self, buffer):
         """Position of the codec that wrote a buffer, int32 []; the last where none did."""
-        size, last = tf.size(buffer), len(self.codecs) - 1
-        found = tf.constant(last)
-        for index, codec in enumerate(self.codecs[:last]):
-            found = tf.where(tf.equal(size, codec.nbytes), index, found)
-        return found
+        lengths = tf.constant([codec.nbytes for codec in self.codecs])
+        places = tf.range(len(self.codecs))
+        own = tf.equal(lengths, tf.size(buffer))
+        return tf.reduce_min(tf.where(own, places, len(self.codecs) - 1))
 
     @property
     def natively_decoded(self):
