@@ -72,8 +72,13 @@ def simulate(
         if done:
             on_start(f"resuming {out}: {done} of at most {total} rounds are done.")
         with concurrent.futures.ThreadPoolExecutor(1) as beside:
-            # In a process of its own, while this one traces the rounds, which takes one core.
-            memory = beside.submit(_client_memory, settings) if settings.client_memory else None
+            memory = None
+            if settings.client_memory:
+                # Made before the run's own: neither loads its data beside the other.
+                task = settings.make_task(settings.seed)
+                # In a process of its own, while this one traces the rounds, which takes one core.
+                memory = beside.submit(_client_memory, settings, task)
+                del task  # The measurement holds it, and no longer than it needs to.
             rows = _train(settings, folder, on_round, workers)
             memory = memory and memory.result()
         task = settings.make_task(settings.seed)
@@ -265,10 +270,9 @@ def _without_answer(before, after):
     )
 
 
-def _client_memory(settings):
+def _client_memory(settings, task):
     """Peak memory of one client alone, one with most examples; None where that fails."""
     try:
-        task = settings.make_task(settings.seed)
         return measure_client(
             settings.task,
             settings.task_arguments(settings.seed),

@@ -160,4 +160,5 @@ def test_results_go_without_a_measurement_that_fails(monkeypatch):
         raise OmcError("client process", "a measurement", "no output")
 
     monkeypatch.setattr(simulation, "measure_client", killed)
-    assert simulation._client_memory(Settings()) is None
+    task = Settings().make_task(0)
+    assert simulation._client_memory(Settings(), task) is None
