@@ -1,8 +1,8 @@
 """Keras 3's einsum of compressed kernels.
 
 Keras rewrites the equations that it knows into a transposition, a reshape and a product, which
-would ask for the kernel dense first. Importing this module has it leave compressed ones to
-TensorFlow's einsum, which OMC serves; operands are promoted to one dtype before, as by Keras.
+would ask for the kernel dense first. Importing this module has OMC compute them so, from the
+codes; operands are promoted to one dtype before, as by Keras.
 """
 
 import functools
@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras.src.backend.tensorflow import numpy as backend
 
 from omc.keras.keras3.variables import HOLDERS, held
+from omc.keras.ops import einsum_as_product
 from omc.keras.variable import CompressedVariable
 
 
@@ -21,10 +22,18 @@ def _install():
     @functools.wraps(original)
     def einsum(subscripts, *operands, **kwargs):
         if any(map(_is_stored, operands)):
-            return tf.einsum(subscripts, *_promoted(operands), **kwargs)
+            return _of_stored(subscripts, _promoted(operands), kwargs)
         return original(subscripts, *operands, **kwargs)
 
     backend.einsum = einsum
+
+
+def _of_stored(subscripts, operands, options):
+    if not options:
+        result = einsum_as_product(subscripts, list(map(_variable, operands)))
+        if result is not NotImplemented:
+            return result
+    return tf.einsum(subscripts, *operands, **options)  # Which OMC serves, or reads dense.
 
 
 def _promoted(operands):
@@ -43,9 +52,13 @@ def _promoted(operands):
 
 
 def _is_stored(operand):
-    if isinstance(operand, HOLDERS):
-        operand = held(operand)[0]
+    operand = _variable(operand)
     return isinstance(operand, CompressedVariable) and not operand.lent
+
+
+def _variable(operand):
+    """The compressed variable that an operand stands for, or the operand."""
+    return held(operand)[0] if isinstance(operand, HOLDERS) else operand
 
 
 _install()
