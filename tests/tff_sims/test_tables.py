@@ -415,3 +415,38 @@ def test_the_pages_show_the_committed_json():
         page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
         told = json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8"))
         assert report.filled(page, told) == page, f"run tff_sims.tables {name} --report --docs"
+
+
+def test_finished_simulations_are_taken_over_with_their_rounds(
+    whole, tmp_path, no_pictures, capsys
+):
+    for name in ("omc.json", "omc-rounds.csv"):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    known = json.loads((tmp_path / "omc.json").read_text())
+    del known["runs"]["iid/S1E3M7"]["1"]
+    (tmp_path / "omc.json").write_text(json.dumps(known))
+    out = tmp_path / "out"
+    assert make(out, f"--known={tmp_path / 'omc.json'}", "--only=iid") == 0
+    # The missing run, and the start whose weights it needs.
+    assert {name for name, _ in trained(out)} == {"iid/S1E3M7/seed-1", "warm-up/seed-1"}
+    assert "iid/FP32 with seed 0: taken over" in capsys.readouterr().out
+    assert grid(out, "iid") == grid(whole, "iid")
+    for name, seed in (("iid/FP32", 0), ("iid/S1E3M7", 1)):
+        theirs = Folder(whole).rounds(name, seed)
+        for row, other in zip(Folder(out).rounds(name, seed), theirs, strict=True):
+            shares = row.pop("accuracies"), other.pop("accuracies")
+            assert row == other
+            ours, other = ({k: v for k, v in s.items() if not np.isnan(v)} for s in shares)
+            assert ours == other
+
+
+def test_simulations_without_their_rounds_are_run_again(whole, tmp_path, no_pictures):
+    (tmp_path / "omc.json").write_bytes((whole / "omc.json").read_bytes())
+    rows = (whole / "omc-rounds.csv").read_text().splitlines()
+    old = [",".join(row.split(",")[:5]) for row in rows]  # As written before they held bytes.
+    for rounds in (None, old):
+        if rounds:
+            (tmp_path / "omc-rounds.csv").write_text("\n".join(rounds))
+        out = tmp_path / f"out-{bool(rounds)}"
+        assert make(out, f"--known={tmp_path / 'omc.json'}", "--only=iid") == 0
+        assert ("iid/FP32/seed-0", 1) in trained(out)

@@ -19,6 +19,8 @@ from typing import Optional
 
 from tff_sims.tables import plan
 
+_DERIVED = ("run", "error", "megabytes")  # Of a table's rounds: what a run's own have not.
+
 
 class FolderError(Exception):
     """A table's folder cannot be used; the message is one line for the user."""
@@ -68,9 +70,9 @@ class Folder:
 
         Returns:
             List of dicts: round, error (percent; None where the round was not evaluated),
-            megabytes (down and up through one client, up to that round) and accuracies (dict of
-            the columns that are shares of right answers -> float). Empty for a program that has no
-            rounds.
+            downlink_bytes and uplink_bytes (of a client in that round), megabytes (both, up to that
+            round) and accuracies (dict of the columns that are shares of right answers -> float).
+            Empty for a program that has no rounds.
         """
         path = self.of(name, seed) / "rounds.csv"
         if not (self.finished(name, seed) and path.exists()):
@@ -78,14 +80,15 @@ class Folder:
         rows, total = [], 0.0
         with open(path, newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
-                total += (float(line["downlink_bytes"]) + float(line["uplink_bytes"])) / 1e6
-                error = 100 * (1 - float(line["accuracy"]))
+                traffic = {key: float(line[key]) for key in ("downlink_bytes", "uplink_bytes")}
+                total += sum(traffic.values()) / 1e6
+                error = 100 * (1 - float(line["accuracy"] or "nan"))
                 error = None if math.isnan(error) else error
                 shares = {
                     key: float(text) for key, text in line.items() if "accuracy" in key and text
                 }
                 row = {"round": int(line["round"]), "error": error, "megabytes": total}
-                rows.append({**row, "accuracies": shares})
+                rows.append({**row, **traffic, "accuracies": shares})
         return rows
 
     def finished(self, name, seed):
@@ -108,11 +111,12 @@ class Folder:
     def take_over(self, path, table):
         """Takes over the finished runs of a table that was made before, on any machine.
 
-        Not those of simulations, whose rounds are not in the file, and none that an unfinished run
-        starts from: its weights are not there either.
+        Not those of simulations whose rounds are not beside the file, and none that an unfinished
+        run starts from: its weights are not there.
 
         Args:
-            path: The table's JSON, as it is committed beside its page.
+            path: The table's JSON, as it is committed beside its page; the rounds are in
+                NAME-rounds.csv in the same folder.
             table: `plan.Table`.
 
         Returns:
@@ -130,13 +134,15 @@ class Folder:
             }
             if told["table"] != table.name:
                 raise ValueError(f"it is of table {told['table']}")
+            rounds = _known_rounds(pathlib.Path(path))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise FolderError(
                 f"--known: expected the JSON of a table {table.name}, but got {str(path)!r} "
                 f"({error})."
             ) from error
         jobs = [(run, seed) for run, seed in table.jobs() if not self.finished(run.name, seed)]
-        wanted = [(r, s) for r, s in jobs if (r.name, s) in known and r.program != plan.SIMULATE]
+        wanted = [(r, s) for r, s in jobs if (r.name, s) in known]
+        wanted = [(r, s) for r, s in wanted if r.program != plan.SIMULATE or (r.name, s) in rounds]
         left = [job for job in jobs if job not in wanted]
         starts = {(run.start, seed) for run, seed in left}
         taken = [(run, seed) for run, seed in wanted if (run.name, seed) not in starts]
@@ -144,13 +150,19 @@ class Folder:
             arguments = _arguments(known[run.name, seed])
             self._compare(run, seed, arguments, "--known: expected runs")
         for run, seed in taken:
-            self._keep(run.name, seed, known[run.name, seed])
+            self._keep(run.name, seed, known[run.name, seed], rounds.get((run.name, seed)))
         return [(run.name, seed) for run, seed in taken]
 
-    def _keep(self, name, seed, job):
-        """Writes down a job that was finished elsewhere."""
+    def _keep(self, name, seed, job, rounds):
+        """Writes down a job that was finished elsewhere; `rounds` are None where it has none."""
         times = job["seconds"], job["cpu_seconds"]
         self.write(name, seed, Record(_arguments(job), *times, status=0, cores=job["cores"]))
+        if rounds:
+            path = self.of(name, seed) / "rounds.csv"
+            with open(path, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(rounds[0]), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rounds)
         path = self.of(name, seed) / "summary.json"
         path.write_text(json.dumps(job["summary"], indent=1) + "\n", encoding="utf-8")
 
@@ -199,6 +211,23 @@ class Folder:
                     f"in {str(self.path)!r}."
                 ) from error
             yield
+
+
+def _known_rounds(path):
+    """Rounds of simulations beside a table's JSON, (run name, seed) -> list of lines of text.
+
+    Files without bytes by round, as they once were, count as none.
+    """
+    path = path.with_name(f"{path.stem}-rounds.csv")
+    if not path.exists():
+        return {}
+    found = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            if "uplink_bytes" in line:
+                kept = {key: text for key, text in line.items() if key not in _DERIVED}
+                found.setdefault((line["run"], int(line["seed"])), []).append(kept)
+    return found
 
 
 def _arguments(job):

@@ -6,6 +6,7 @@ the pictures come from these two files alone.
 
 import csv
 import json
+import math
 import os
 import re
 import shlex
@@ -17,7 +18,6 @@ from tff_sims.tables.grid import Grid
 
 _MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 _LOCAL = ("command", "init")  # Of a summary: they name folders of this machine.
-_ROUND_FIELDS = ("run", "seed", "round", "error", "megabytes")
 
 
 def result(table, folder):
@@ -147,8 +147,9 @@ def rounds(table, folder):
     """Every round of every finished simulation.
 
     Returns:
-        List of dicts: run, seed, round, error (percent; None where the round was not evaluated)
-        and megabytes (down and up through one client, up to that round).
+        List of dicts: run, seed, round, error (percent; None where the round was not evaluated),
+        megabytes (down and up through one client, up to that round), downlink_bytes and
+        uplink_bytes (of that round), and accuracies by their names in the run's own rounds.
     """
     return [
         {
@@ -157,6 +158,9 @@ def rounds(table, folder):
             "round": row["round"],
             "error": row["error"] and round(row["error"], 3),
             "megabytes": round(row["megabytes"], 3),
+            "downlink_bytes": row["downlink_bytes"],
+            "uplink_bytes": row["uplink_bytes"],
+            **{key: share for key, share in row["accuracies"].items() if not math.isnan(share)},
         }
         for name in table.runs
         for seed in table.seeds
@@ -184,7 +188,8 @@ def write(told, table, folder):
     if rows:
         names.append(f"{table.files}-rounds.csv")
         with open(folder.path / names[1], "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, _ROUND_FIELDS, lineterminator="\n")
+            fields = dict.fromkeys(key for row in rows for key in row)
+            writer = csv.DictWriter(file, list(fields), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
     return [*names, *pictures.draw(table, told, rows, folder.path)]
