@@ -8,90 +8,149 @@ import time
 import numpy as np
 import tensorflow as tf
 
+import models
 import omc
 from benchmarks import harness
 from omc.measurement.peaks import measure_peak
 
 STAGES = ("INT4", "INT8", "FP32")
-_MEGABIT = (1, 10)
+_MEGABIT = (0.1, 1, 10, 100)
 _SIZES, _QUICK = (12, 1024), (4, 512)
 _WHOLE = {"whole INT8, coded": ("INT8",), "whole FP32, coded": ("FP32",)}
 
 
 def run(quick=False):
-    """Bytes and seconds of a trained model's parts beside it whole; peaks of upgrades of a stack.
+    """Bytes and seconds of two models' parts beside them whole; peaks of upgrades of a stack.
 
     Args:
-        quick: Fewer epochs and repeats, a small stack.
+        quick: Fewer epochs and repeats, a small Conformer and stack.
 
     Returns:
         List of `harness.Table`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return [_bytes(pathlib.Path(folder), quick), *_peaks(pathlib.Path(folder), quick)]
+        folder = pathlib.Path(folder)
+        tables = [_digits_bytes(folder, quick), _conformer_bytes(folder, quick)]
+        return [*tables, *_peaks(folder, quick)]
 
 
-def _bytes(folder, quick):
-    table = harness.Table(
+def _digits_bytes(folder, quick):
+    model, x, y = _digits(epochs=3 if quick else 15)
+    return _bytes(
         "progressive_bytes",
         "digits, MLP 64-512-256-10: what crosses the wire, and when the model can be used",
+        folder,
+        model,
+        _mlp,
+        accuracy=lambda of: _accuracy(of, x, y),
+        repeats=2 if quick else 5,
+    )
+
+
+def _conformer_bytes(folder, quick):
+    """Weights as they start, so that bytes are rather more than those of trained ones."""
+
+    def build():
+        size = models.CONFORMERS["tiny" if quick else "large"]
+        return models.conformer(4096, features=80, **size)
+
+    tf.keras.utils.set_random_seed(0)
+    model = build()
+    count = sum(v.shape.num_elements() for v in model.variables)
+    return _bytes(
+        "progressive_conformer",
+        f"Conformer of {count / 1e6:.1f} M weights, untrained: what crosses the wire, and when the "
+        "model can be used",
+        folder,
+        model,
+        build,
+        repeats=1 if quick else 3,
+    )
+
+
+def _bytes(name, title, folder, model, build, accuracy=None, repeats=5):
+    """Table of a model delivered in parts and whole.
+
+    Args:
+        name, title: Of the table.
+        folder: pathlib.Path of a folder for the parts.
+        model: The model.
+        build: Function that makes a plain model like it.
+        accuracy: Function of a model, shown after each part; None for no such column.
+        repeats: Times that seconds are taken, after one that does not count.
+    """
+    table = harness.Table(
+        name,
+        title,
         [
             ("what", "what", ""),
             ("bytes", "bytes", ",d"),
             ("to_fp32", "of FP32", ".3f"),
-            ("accuracy", "accuracy then", ".3f"),
+            *((("accuracy", "accuracy then", ".3f"),) if accuracy else ()),
             ("apply_seconds", "to verify and apply, s", ".3f"),
-            *((f"at_{rate}", f"usable at {rate} Mbit/s, s", ".2f") for rate in _MEGABIT),
+            *((f"at_{rate:g}", f"usable at {rate:g} Mbit/s, s", ".2f") for rate in _MEGABIT),
         ],
     )
-    model, x, y = _digits(epochs=3 if quick else 15)
     dense = sum(4 * v.shape.num_elements() for v in model.variables)
-    repeats = 2 if quick else 5
-    chains = {"parts": STAGES, **_WHOLE}
-    for name, stages in chains.items():
+    for chain, stages in {"parts": STAGES, **_WHOLE}.items():
+        harness.progress(f"{title.partition(':')[0]}: {chain}")
         paths, taken, accuracies = [], [], []
         for index, part in enumerate(omc.progressive.split(model, list(stages))):
-            paths.append(folder / f"{name}-{index}.part")
+            paths.append(folder / f"{chain}-{index}.part")
             part.save(paths[-1])
-        for _ in range(1 + repeats):  # The first one warms up.
-            receiver, each = omc.progressive.Receiver(_mlp()), []
+        del part
+        for _ in range(1 + repeats):
+            receiver, each = omc.progressive.Receiver(build()), []
             for path in paths:
                 begin = time.perf_counter()
                 receiver.apply(path)
                 each.append(time.perf_counter() - begin)
                 if len(accuracies) < len(paths):
-                    accuracies.append(_accuracy(receiver.model, x, y))
+                    accuracies.append(accuracy(receiver.model) if accuracy else None)
             taken.append(each)
+            del receiver
         seconds, arrived, worked = np.median(taken[1:], axis=0), 0, 0.0
         for index, path in enumerate(paths):
-            arrived, worked = arrived + path.stat().st_size, worked + seconds[index]
-            what = f"{'delta' if index else 'base'} {stages[index]}" if paths[1:] else name
-            row = {"what": what, "bytes": path.stat().st_size, "accuracy": accuracies[index]}
-            table.rows.append({**row, **_row(row["bytes"], arrived, dense, seconds[index], worked)})
+            size = path.stat().st_size
+            arrived, worked = arrived + size, worked + seconds[index]
+            what = f"{'delta' if index else 'base'} {stages[index]}" if paths[1:] else chain
+            table.rows.append(
+                _row(what, size, arrived, dense, accuracies[index], seconds[index], worked)
+            )
         if paths[1:]:
-            row = {"what": "all parts", "bytes": arrived, "accuracy": accuracies[-1]}
-            table.rows.append({**row, **_row(arrived, arrived, dense, worked, worked)})
-    plain, taken = _accuracy(model, x, y), []
-    path = folder / "float32"
+            row = _row("all parts", arrived, arrived, dense, accuracies[-1], worked, worked)
+            table.rows.append(row)
+        for path in paths:
+            path.unlink()
+    seconds = np.median(_raw_seconds(folder / "float32", model, build, repeats))
+    whole = accuracy(model) if accuracy else None
+    row = _row("whole FP32, as float32", dense, dense, dense, whole, seconds, seconds)
+    table.rows.append(row)
+    return table
+
+
+def _raw_seconds(path, model, build, repeats):
+    """Seconds of reading a file of float32 into a fresh model, a list."""
     path.write_bytes(b"".join(v.numpy().tobytes() for v in model.variables))
+    taken = []
     for _ in range(repeats):
-        fresh, begin = _mlp(), time.perf_counter()
+        fresh, begin = build(), time.perf_counter()
         values, at = np.fromfile(path, np.float32), 0
         for variable in fresh.variables:
             size = variable.shape.num_elements()
             variable.assign(values[at : at + size].reshape(variable.shape))
             at += size
         taken.append(time.perf_counter() - begin)
-    row = {"what": "whole FP32, as float32", "bytes": dense, "accuracy": plain}
-    seconds = np.median(taken)
-    table.rows.append({**row, **_row(dense, dense, dense, seconds, seconds)})
-    return table
+    return taken
 
 
-def _row(nbytes, arrived, dense, seconds, worked):
-    """A part's shares and times: sent at a rate after those before it, and applied."""
-    times = {f"at_{rate}": float(8e-6 * arrived / rate + worked) for rate in _MEGABIT}
-    return {"to_fp32": nbytes / dense, "apply_seconds": float(seconds), **times}
+def _row(what, nbytes, arrived, dense, accuracy, seconds, worked):
+    """A part's line: its bytes, and times when it is sent at a rate after those before it."""
+    times = {f"at_{rate:g}": float(8e-6 * arrived / rate + worked) for rate in _MEGABIT}
+    row = {"what": what, "bytes": nbytes, "to_fp32": nbytes / dense}
+    if accuracy is not None:
+        row["accuracy"] = accuracy
+    return {**row, "apply_seconds": float(seconds), **times}
 
 
 def _digits(epochs):
