@@ -41,7 +41,17 @@ def test_budgets_of_ten_clients_are_theirs_and_fpq8_has_the_most():
     assert aqfl.make_widths(aqfl.make_task(0)) == dataclasses.replace(widths, **plain)
     settings = Settings(**fedmpq.build("digits").runs["fpq8-iid"].flags)
     assert settings.make_widths(settings.make_task(0)).budgets == (8,)
-    assert fedmpq.build("pictures", domain="here").runs["fp32-iid"].places == {"domain": "here"}
+
+
+def test_budgets_repeat_where_more_clients_are_drawn_from():
+    runs = fedmpq.build("pictures", domain="here").runs
+    assert runs["fp32-iid"].places == {"domain": "here"} and len(runs) == 16
+    for name, bits in (("fedmpq-iid", [2, 2, 4, 4, 4, 6, 6, 6, 8, 8]), ("fpq8-iid", [8] * 10)):
+        flags = {**runs[name].flags, "domain": None, "task": "digits"}
+        assert flags["clients"] == 40 and flags["clients_per_round"] == 10
+        settings = Settings(**flags)
+        widths = settings.make_widths(settings.make_task(0))
+        assert list(widths.assigned.values()) == bits * 4
 
 
 def test_means_are_over_clients_and_leave_out_budgets_that_nobody_has():
