@@ -14,11 +14,10 @@ bits (`omc.formats`), so that all h bits are there to switch back to and to trai
 
 import dataclasses
 import functools
-import numbers
 
 import tensorflow as tf
 
-from omc import kernels, packing
+from omc import checks, kernels, packing
 from omc.codecs import in_chunks
 from omc.compressed import CompressedTensor
 from omc.errors import InputError, InputTypeError
@@ -58,10 +57,8 @@ def format_at(fmt, bits, rounding="nearest"):
         InputTypeError: `bits` is no integer.
     """
     fmt = Format.parse(fmt)
-    if isinstance(bits, bool) or not isinstance(bits, numbers.Integral):
-        raise InputTypeError("bits", "an integer", bits)
-    if rounding not in _SEPARATORS:
-        raise InputError("rounding", f"one of {tuple(_SEPARATORS)}", rounding)
+    bits = checks.integer("bits", bits)
+    checks.choice("rounding", rounding, _SEPARATORS)
     if fmt.is_fp32:
         raise InputError("bits", "codes to read at fewer bits", "FP32", "compress to 'INT8' first.")
     integer = fmt.kind == "int"

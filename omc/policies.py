@@ -13,6 +13,7 @@ from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
+from omc import checks
 from omc.codecs import Codec
 from omc.compressed import parse_transform
 from omc.errors import InputError, InputTypeError
@@ -132,16 +133,11 @@ class Policy:
     transform: Optional[str] = "pvt"
 
     def __post_init__(self):
-        if isinstance(self.fraction, bool) or not isinstance(self.fraction, numbers.Real):
-            raise InputTypeError("fraction", "a number from 0 to 1", self.fraction)
-        if not 0 <= self.fraction <= 1:
-            raise InputError("fraction", "a number from 0 to 1", self.fraction)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, numbers.Integral):
-            raise InputTypeError("seed", "an integer", self.seed)
+        checks.real("fraction", self.fraction, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+        checks.integer("seed", self.seed)
         if not isinstance(self.overrides, Mapping):
             raise InputTypeError("overrides", "a dict of glob pattern -> format", self.overrides)
-        if self.rounding not in _ROUNDINGS:
-            raise InputError("rounding", f"one of {_ROUNDINGS}", self.rounding)
+        checks.choice("rounding", self.rounding, _ROUNDINGS)
         parsed = {pattern: Format.parse(fmt) for pattern, fmt in self.overrides.items()}
         object.__setattr__(self, "transform", parse_transform(self.transform))
         object.__setattr__(self, "format", Format.parse(self.format))

@@ -173,7 +173,14 @@ class Settings:
         bits = _whole_numbers(flag, text, f"whole numbers such as {example}")
         widths = Widths(tuple(bits)) if flag == "widths" else self._fedmpq(bits, task)
         policy = self.policy(self.seed)
-        checked_policy(widths, policy)
+        try:
+            checked_policy(widths, policy)
+        except InputError as error:
+            if error.argument != "widths":
+                raise
+            # Budgets are of integers alone: it is the format then that does not fit.
+            wrong = "format" if flag == "budgets" and policy.format.kind != "int" else flag
+            raise InputError(wrong, error.expected, error.got, error.tip) from error
         self.make_uplink().check(policy, widths)
         return widths
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, Optional
 HOUSE = (
     "omc.version",
     "omc.errors",
+    "omc.checks",
     "omc.formats",
     "omc.packing",
     "omc.transforms",

@@ -1,10 +1,9 @@
 """A width for each layer, as a user says it: by name, or by the policy that `omc.allocate` made."""
 
 import fnmatch
-import numbers
 from collections.abc import Mapping
 
-from omc import nested
+from omc import checks, nested
 from omc.errors import InputError, InputTypeError
 from omc.keras import wrapping
 from omc.keras.owners import owners
@@ -49,8 +48,7 @@ def _named(model, variables, highest, bits):
     for pattern, width in bits.items():
         if not isinstance(pattern, str):
             raise InputTypeError("bits", "names of variables or layers, or patterns", pattern)
-        if isinstance(width, bool) or not isinstance(width, numbers.Integral):
-            raise InputTypeError("bits", f"an integer for {pattern!r}", width)
+        checks.integer("bits", width, f"an integer for {pattern!r}")
     for spec, layer in names:
         fitting = [p for p in bits if spec.matches(p) or fnmatch.fnmatchcase(layer, p)]
         matched.update(fitting)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from omc import nested, transforms
+from omc import checks, nested, transforms
 from omc.codecs import Codec
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.keras import wrapping
@@ -388,8 +388,7 @@ def _checked_widths(bits):
     if isinstance(bits, str) or not isinstance(bits, Sequence):
         raise InputTypeError("bits", "a width or a sequence of widths", bits)
     for width in bits:
-        if isinstance(width, bool) or not isinstance(width, numbers.Integral):
-            raise InputTypeError("bits", "widths, integers", width)
+        checks.integer("bits", width, "widths, integers")
     if not bits or len(set(bits)) != len(bits) or min(bits) < 1:
         raise InputError("bits", "one width or more, each once and above 0", bits)
     return tuple(sorted(map(int, bits), reverse=True))
@@ -398,17 +397,10 @@ def _checked_widths(bits):
 def _check_choices(activations, batchnorm, distillation, alrs):
     if not isinstance(alrs, (bool, np.bool_)):
         raise InputTypeError("alrs", "True or False", alrs)
-    if isinstance(distillation, bool) or not isinstance(distillation, numbers.Real):
-        raise InputTypeError("distillation", "a number from 0 to 1", distillation)
-    if not 0 <= distillation <= 1:
-        raise InputError("distillation", "a number from 0 to 1", distillation)
-    if activations not in ("same", None):
-        if isinstance(activations, bool) or not isinstance(activations, numbers.Integral):
-            raise InputTypeError("activations", "'same', a number of bits, or None", activations)
-        if not 1 <= activations <= 8:
-            raise InputError("activations", "'same', 1 to 8 bits, or None", activations)
-    if batchnorm not in BATCHNORMS:
-        raise InputError("batchnorm", f"one of {BATCHNORMS}", batchnorm)
+    checks.real("distillation", distillation, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+    if activations is not None and not (isinstance(activations, str) and activations == "same"):
+        checks.integer("activations", activations, "'same', 1 to 8 bits, or None", 1, 8)
+    checks.choice("batchnorm", batchnorm, BATCHNORMS)
 
 
 def _check_switching(switching, widths):

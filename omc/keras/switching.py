@@ -16,13 +16,12 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from omc import nested
+from omc import checks, nested
 from omc.errors import InputError, InputTypeError
 from omc.keras.quantizers import InputQuantizer
 
@@ -57,21 +56,16 @@ class Switching:
     def __post_init__(self):
         for name in ("epochs", "batches", "seed"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-                raise InputTypeError(name, "an integer", value)
-            if value < 1 and name != "seed":
-                raise InputError(name, "1 or more", value)
-            object.__setattr__(self, name, int(value))  # JSON knows no number of numpy's.
+            bounds = ("an integer", None) if name == "seed" else ("an integer from 1", 1)
+            value = checks.integer(name, value, *bounds)
+            object.__setattr__(self, name, value)  # JSON knows no number of numpy's.
         traces = self.traces
         if isinstance(traces, str) or not isinstance(traces, (Mapping, Sequence)):
             raise InputTypeError("traces", "a dict of variable name -> trace", traces)
         if not isinstance(traces, Mapping):
             object.__setattr__(self, "traces", tuple(traces))
         for trace in traces.values() if isinstance(traces, Mapping) else traces:
-            if isinstance(trace, bool) or not isinstance(trace, numbers.Real):
-                raise InputTypeError("traces", "numbers", trace)
-            if not math.isfinite(trace):
-                raise InputError("traces", "finite numbers", trace)
+            checks.real("traces", trace, "finite numbers")
 
     def of(self, names):
         """The same with a tuple of traces, in the order of the names of a model's variables.

@@ -2,12 +2,11 @@
 
 import collections
 import dataclasses
-import numbers
 from typing import Optional
 
-import numpy as np
 import tensorflow as tf
 
+from omc import checks
 from omc.errors import InputError, InputTypeError
 from omc.learning.widths import ClientWidths, Widths
 from omc.mixed_precision.bit_planes import NARROWEST, integer_codec
@@ -99,14 +98,13 @@ class FedMPQ(ClientWidths):
         if min(self.budgets) < NARROWEST:
             tip = "a sign and one bit are the least that a weight is stored in."
             raise InputError("budgets", f"at least {NARROWEST} bits", self.budgets, tip)
-        _check_number("lasso", self.lasso, lambda v: 0 <= v < np.inf, "a number from 0")
+        checks.real("lasso", self.lasso, "a number from 0", lambda v: v >= 0)
         if self.threshold is not None:
             expected = "a density from 0 to below 1, or None"
-            _check_number("threshold", self.threshold, lambda v: 0 <= v < 1, expected)
+            checks.real("threshold", self.threshold, expected, lambda v: 0 <= v < 1)
         choices = (("strategy", STRATEGIES), ("scales", SCALES), ("weighting", WEIGHTINGS))
         for argument, known in choices:
-            if getattr(self, argument) not in known:
-                raise InputError(argument, f"one of {known}", getattr(self, argument))
+            checks.choice(argument, getattr(self, argument), known)
 
     @property
     def bits(self):
@@ -292,10 +290,3 @@ class FedMPQ(ClientWidths):
 def _sizes(plan):
     """Weights of each variable that has widths, a tuple of ints."""
     return tuple(p.codec.count for p in plan.planned if p.partial)
-
-
-def _check_number(argument, value, allowed, expected):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InputTypeError(argument, expected, value)
-    if not allowed(value):
-        raise InputError(argument, expected, value)

@@ -123,7 +123,7 @@ class Widths(ClientWidths):
     def __post_init__(self):
         bits = _sequence("widths", "a sequence of bit widths or an omc.learning.Widths", self.bits)
         if not all(map(_is_integer, bits)):
-            raise InputTypeError("widths", "integers", bits)
+            raise InputTypeError("widths", "integers", bits, "such as (8, 4, 2).")
         if not bits or len(set(bits)) < len(bits):
             raise InputError("widths", "one width or more, each once", bits, "such as (8, 4, 2).")
         object.__setattr__(self, "bits", tuple(map(int, bits)))

@@ -146,7 +146,11 @@ class Allocation(Policy):
 
         Args:
             path: File to write, .png or .svg.
-            most: Variables to show, the first ones.
+            most: Variables to show, the first ones; from 1.
+
+        Raises:
+            InputTypeError, InputError: Another kind of file, one that cannot be written, or `most`
+                below 1.
         """
         from omc.mixed_precision import plots  # matplotlib only where a picture is wanted
 

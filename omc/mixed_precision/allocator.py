@@ -1,10 +1,11 @@
 """allocate(): a format for each of a model's variables under budgets, as a policy."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 
+from omc import checks
 from omc.errors import InputError, InputTypeError, ModelError
 from omc.formats import Format
 from omc.keras import host
@@ -122,9 +123,12 @@ class Allocator:
         """Arguments and errors as those of `allocate`."""
         _check_model(model)
         self._policy = _checked_policy(policy)
+        if isinstance(data, Iterator):
+            data = list(data)  # For the next measurement, too.
         self._data = data
-        hessian = dict(data=data, loss=loss, probes=probes, seed=seed)
-        is_nested, default = nesting_of(model) is not None, formats == FORMATS
+        hessian = dict(data=data, loss=loss, probes=probes, seed=checks.integer("seed", seed))
+        is_nested = nesting_of(model) is not None
+        default = isinstance(formats, tuple) and formats == FORMATS
         formats = _checked_formats(formats)
         if not callable(coded_nbytes):
             expected = "a function (buffer, codec) -> bytes"
@@ -160,20 +164,24 @@ class Allocator:
         sensitivities.named(sensitivity)
         way = strategies.named(strategy)
         asked = dict(bits=bits, stored_bytes=stored_bytes, wire_bytes=wire_bytes)
-        asked = {name: limit for name, limit in asked.items() if limit is not None}
+        asked = {
+            name: limits.plain(name, limit) for name, limit in asked.items() if limit is not None
+        }
         if not asked and peak_bytes is None:
             raise InputError("bits", "a budget: bits, stored_bytes, wire_bytes or peak_bytes", None)
         budgets = [self._budget(name, limit) for name, limit in asked.items()]
         if peak_bytes is None:
             return self._solved(budgets, asked, way, sensitivity)
-        limits.checked("peak_bytes", peak_bytes)
+        peak_bytes = limits.plain("peak_bytes", peak_bytes)
         if not callable(step_peak):
             expected = "a function of a Policy: the peak bytes of a training step"
             raise InputTypeError("step_peak", expected, step_peak)
 
         def solve(stored):
-            both = [*budgets, self._budget("stored_bytes", stored)]
-            return self._solved(both, asked, way, sensitivity)
+            if stored is None and not budgets:  # Of one budget, that every allocation keeps.
+                stored = sum(int(sizes.max()) for sizes in self._measured.stored.values())
+            own = [] if stored is None else [self._budget("stored_bytes", stored)]
+            return self._solved([*budgets, *own], asked, way, sensitivity)
 
         least = sum(int(sizes.min()) for sizes in self._measured.stored.values())
         return within_peak(peak_bytes, step_peak, least, solve)
@@ -196,7 +204,7 @@ class Allocator:
             got = "some that the cheapest formats of each do not keep"
             tip = "strategy='exact' searches all allocations."
             raise InputError(budgets[0].name, "limits that go together", got, tip)
-        found = find(problem)
+        found = strategies.checked(find(problem), problem)
         chosen = [measured.formats[choice] for choice in found.choices]
         rows = self._rows(found.choices, losses, way[0], sensitivity, "wire_bytes" in asked)
         fields = {f.name: getattr(self._policy, f.name) for f in dataclasses.fields(Policy)}

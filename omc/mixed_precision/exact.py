@@ -3,6 +3,7 @@
 import dataclasses
 import time
 
+from omc import checks
 from omc.mixed_precision import dynamic, programme
 from omc.mixed_precision.fixed import widest_uniform
 from omc.mixed_precision.greedy import greedy
@@ -21,9 +22,15 @@ class Exact:
     Attributes:
         time_limit: Seconds after which the best allocation so far has to do; it is then not called
             optimal.
+
+    Raises:
+        InputTypeError, InputError: `time_limit` is no number above 0.
     """
 
     time_limit: float = 30.0
+
+    def __post_init__(self):
+        checks.real("time_limit", self.time_limit, "seconds, above 0", lambda v: v > 0)
 
     def __call__(self, problem):
         """`Solution` of a `Problem`.

@@ -3,6 +3,7 @@
 `pruning_growing` and `greedy` do the same in numpy, for any formats and budgets.
 """
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -57,9 +58,11 @@ def least_error(errors, counts, limit, narrowest):
 
         sum_l n_l bits_l <= limit
 
-    From the narrowest width on, the variable gains a bit whose error falls the most for what the
-    bit costs, n_l, as long as one fits. Where each further bit of a variable gains less than the
-    one before, the sum is above the least that there is by no more than one such step.
+    From the narrowest width on, the variable gains bits whose error falls the most for what they
+    cost, (error_l(b) - error_l(b + k)) / (n_l k), as long as some fit that do not raise it. As many
+    at once as is best (the convex hull): of weights that are nearly ternary, bits 3 and 4 may gain
+    nothing, and bit 5 a lot. The sum is above the least that there is by no more than one such
+    step.
 
     Args:
         errors: float32 [variables, widths], from `narrowest` bits on, in steps of one bit.
@@ -71,19 +74,23 @@ def least_error(errors, counts, limit, narrowest):
     Returns:
         int32 [variables].
     """
-    sizes = tf.constant(counts, tf.int64)
-    gains = (errors[:, :-1] - errors[:, 1:]) / tf.cast(sizes, tf.float32)[:, tf.newaxis]
-    gains = tf.pad(gains, [[0, 0], [0, 1]], constant_values=-1.0)  # None is wider than the widest.
-    limit = tf.cast(limit, tf.int64)
+    sizes, limit = tf.constant(counts, tf.int64), tf.cast(limit, tf.int64)
+    widths = errors.shape[1]
+    more = np.arange(widths)[np.newaxis] - np.arange(widths)[:, np.newaxis]  # [from, to]
+    gains = (errors[:, :, np.newaxis] - errors[:, np.newaxis]) / np.maximum(more, 1)
+    gains /= tf.cast(sizes, tf.float32)[:, np.newaxis, np.newaxis]
 
     def offered(steps):
-        """What each variable's next bit gains, -1 where it has none or it does not fit."""
+        """What each variable's moves to each width gain a bit, -1 where there is none."""
         left = limit - tf.reduce_sum(sizes * tf.cast(steps + narrowest, tf.int64))
-        return tf.where(sizes <= left, tf.gather(gains, steps, batch_dims=1), -1.0)
+        further = tf.range(widths) - steps[:, np.newaxis]
+        fits = sizes[:, np.newaxis] * tf.cast(further, tf.int64) <= left
+        return tf.where(fits & (further > 0), tf.gather(gains, steps, batch_dims=1), -1.0)
 
     def widened(steps):
-        best = tf.argmax(offered(steps))
-        return (steps + tf.one_hot(best, len(counts), dtype=tf.int32),)
+        best = tf.argmax(tf.reshape(offered(steps), [-1]), output_type=tf.int32)
+        chosen = tf.one_hot(best // widths, len(counts), on_value=True, off_value=False)
+        return (tf.where(chosen, best % widths, steps),)
 
     start = tf.zeros([len(counts)], tf.int32)
     (steps,) = tf.while_loop(lambda s: tf.reduce_any(offered(s) >= 0.0), widened, [start])

@@ -2,9 +2,10 @@
 
 import tensorflow as tf
 
+from omc import checks
 from omc.errors import InputError
 from omc.keras import host
-from omc.mixed_precision.objectives import checked_batches, examples_of, loss_function
+from omc.mixed_precision.objectives import checked_batches, examples_of, loss_function, typed
 
 
 def traces(model, variables, data, loss=None, probes=16, seed=0):
@@ -37,8 +38,8 @@ def traces(model, variables, data, loss=None, probes=16, seed=0):
             Inf.
         InputTypeError: `data` is no iterable of such batches.
     """
-    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
-        raise InputError("probes", "an integer of 1 or more", probes)
+    probes = checks.integer("probes", probes, "an integer of 1 or more", 1)
+    seed = checks.integer("seed", seed)
     batches = checked_batches(data)
     value = loss_function(model, loss)
     sizes = [examples_of(batch) for batch in batches]
@@ -48,7 +49,8 @@ def traces(model, variables, data, loss=None, probes=16, seed=0):
         for probe in range(probes):
             for place, (batch, size) in enumerate(zip(batches, sizes)):
                 v = _rademacher(variable.shape, (seed, index, probe, place))
-                total += size * float(_product(value, batch, variable, v))
+                with typed():
+                    total += size * float(_product(value, batch, variable, v))
         trace = total / (probes * sum(sizes))
         if not abs(trace) < float("inf"):
             got = f"a Hessian with trace {trace} for {variable.name!r}"

@@ -6,12 +6,13 @@ import numbers
 
 import numpy as np
 
-from omc.errors import InputError, InputTypeError
+from omc import checks
+from omc.errors import InputError
 from omc.mixed_precision.problem import Budget
 
 
 def checked(name, limit):
-    """A limit as a fraction, as it reads in decimals: 2.3 is 23/10.
+    """A limit as a fraction: a ratio as it is, a float as it reads in decimals, 2.3 as 23/10.
 
     Args:
         name: Argument that it was passed as.
@@ -21,17 +22,28 @@ def checked(name, limit):
         InputTypeError: It is no number.
         InputError: It is not above 0, or not finite.
     """
-    if isinstance(limit, bool) or not isinstance(limit, numbers.Real):
-        raise InputTypeError(name, "a number", limit)
-    if not (math.isfinite(limit) and limit > 0):
-        raise InputError(name, "a finite number above 0", limit)
-    return fractions.Fraction(repr(float(limit)))
+    expected = "a finite number above 0"
+    checks.real(name, limit, expected, lambda number: number > 0)
+    exact = isinstance(limit, numbers.Rational)
+    return fractions.Fraction(limit if exact else repr(float(limit)))
+
+
+def plain(name, limit):
+    """A limit as an int or a float, which JSON can hold.
+
+    Args, raises: As `checked`.
+    """
+    checked(name, limit)
+    return int(limit) if isinstance(limit, numbers.Integral) else float(limit)
 
 
 def bits_budget(limit, counts, formats):
     """Average bits of a code over the variables' weights; padding and transforms not counted.
 
         sum_l n_l b_l <= floor(limit * sum_l n_l)
+
+    A float that is the average of an allocation admits that allocation: 8 / 3 is no fraction of
+    two.
 
     Args:
         limit: Bits a weight.
@@ -45,8 +57,11 @@ def bits_budget(limit, counts, formats):
         InputError, InputTypeError: As `checked`; or no allocation can meet it.
     """
     share, total = checked("bits", limit), sum(counts)
+    most = math.floor(share * total)
+    if float((most + 1) / total) <= limit:  # As an average that was computed in floats reads.
+        most += 1
     costs = np.outer(np.array(counts, np.int64), [fmt.bits for fmt in formats]).astype(np.int64)
-    budget = Budget("bits", costs, math.floor(share * total))
+    budget = Budget("bits", costs, most)
     least = int(costs.min(axis=1).sum())
     if least > budget.limit:
         _refuse("bits", f"{math.ceil(1e4 * least / total) / 1e4:g} bits a weight", limit)

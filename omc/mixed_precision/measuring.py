@@ -1,6 +1,8 @@
 """What each variable of a model takes and loses in each format, measured with the real codec."""
 
+import dataclasses
 import functools
+import glob
 import math
 
 import numpy as np
@@ -43,7 +45,7 @@ class Measured:
         self.formats = formats
         self.plan = policy.candidates([VariableSpec.of(v) for v in variables_of(model)])
         self.members = {}
-        for place, planned in enumerate(self.plan):
+        for place, planned in enumerate(_shared_by_name(self.plan, policy, formats)):
             if planned.partial:
                 self.members.setdefault(planned.spec.name, []).append(place)
 
@@ -164,7 +166,8 @@ class Measured:
         """Bytes on the wire of one variable under each codec."""
         values = self._values(place)
         return [
-            counted(self._coded_nbytes(codec.encode(values).numpy(), codec)) for codec in codecs
+            counted("coded_nbytes", self._coded_nbytes(codec.encode(values).numpy(), codec))
+            for codec in codecs
         ]
 
 
@@ -188,6 +191,24 @@ def entropy_nbytes(buffer, codec):
     return math.ceil(bits / 8) + codec.nbytes - planes
 
 
+def _shared_by_name(plan, policy, formats):
+    """The plan, in which what has the name of an allocated variable is allocated, too.
+
+    A policy tells variables apart by their names: the format of a matrix "w" is that of a vector
+    "w", which the policy by itself would leave alone.
+    """
+    names = {planned.spec.name for planned in plan if planned.partial}
+    given = {glob.escape(name): formats[0] for name in names}
+    named = dataclasses.replace(policy, overrides={**policy.overrides, **given})
+    reasons = {f"override {pattern!r}" for pattern in given}
+    return [
+        planned._replace(partial=True)
+        if planned.partial or named.candidate(planned.spec).reason in reasons
+        else planned
+        for planned in plan
+    ]
+
+
 def _stored(planned):
     return planned.spec.dense_bytes if planned.codec is None else planned.codec.nbytes
 
@@ -197,16 +218,17 @@ def _squared_error(values, codec):
     return float(np.square(difference, out=difference).sum())
 
 
-def counted(nbytes):
-    """A count of bytes that a caller's function returned, int.
+def counted(argument, nbytes):
+    """A count of bytes that a caller's function, an argument, returned: an int.
 
     Raises:
         InputError: It is none.
     """
     try:
         whole = int(nbytes)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         whole = -1
     if whole < 0 or whole != nbytes:
-        raise InputError("coded_nbytes", "a function that returns a count of bytes", nbytes)
+        got = f"one that returned {nbytes!r}"
+        raise InputError(argument, "a function that returns a whole number of bytes", got)
     return whole

@@ -77,10 +77,11 @@ class NestedMeasured(Measured):
             return super()._coded_in(place, codecs)
         variable, _ = self._stored(place)
         buffer, codec = variable.buffer.read_value(), _full(variable)
-        return [
-            counted(self._coded_nbytes(nested.extract_buffer(buffer, codec, own.format.bits), own))
-            for own in codecs
-        ]
+        found = []
+        for own in codecs:
+            extracted = nested.extract_buffer(buffer, codec, own.format.bits)
+            found.append(counted("coded_nbytes", self._coded_nbytes(extracted, own)))
+        return found
 
     def _stored(self, place):
         return variables_of(self._model)[place], nesting_of(self._model).options.rounding

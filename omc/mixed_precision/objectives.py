@@ -1,10 +1,11 @@
 """The loss that sensitivities are about, and the batches that it is measured on."""
 
+import contextlib
 from collections.abc import Iterable
 
 import tensorflow as tf
 
-from omc.errors import InputError, InputTypeError
+from omc.errors import InputError, InputTypeError, OmcError
 from omc.keras.adapters import training
 
 
@@ -19,7 +20,8 @@ def mean_loss(value, batches):
         InputError: It is NaN or Inf.
     """
     sizes = [examples_of(batch) for batch in batches]
-    total = sum(size * float(value(*batch)) for batch, size in zip(batches, sizes))
+    with typed():
+        total = sum(size * float(value(*batch)) for batch, size in zip(batches, sizes))
     if not abs(total) < float("inf"):
         tip = "smaller inputs, or a float32 loss from logits."
         got = f"a loss of {total / sum(sizes)}"
@@ -53,7 +55,11 @@ def loss_function(model, loss):
             return model.compute_loss(x, y, model(x, training=False), weight)
 
         return compiled
-    function = tf.keras.losses.get(loss)
+    try:
+        function = tf.keras.losses.get(loss)
+    except (ValueError, TypeError) as error:
+        expected = "a Keras loss, its name, or a function (y, prediction) -> losses"
+        raise InputError("loss", expected, loss) from error
 
     def own(x, y, weight=None):
         prediction = model(x, training=False)
@@ -85,7 +91,36 @@ def checked_batches(data):
             raise InputTypeError("data", "an iterable of batches (x, y)", got, tip)
     if not batches:
         raise InputError("data", "at least one batch", "none")
-    return [tf.nest.map_structure(_tensor, tuple(batch)) for batch in batches]
+    with typed():
+        tensors = [tf.nest.map_structure(_tensor, tuple(batch)) for batch in batches]
+    for inputs, *_ in tensors:
+        first = (tf.nest.flatten(inputs) or [None])[0]
+        if first is None or not first.shape.rank:
+            got = "no x" if first is None else "a scalar x"
+            raise InputError(
+                "data", "batches (x, y) of examples", got, "the first axis of x counts them."
+            )
+    if not sum(map(examples_of, tensors)):
+        raise InputError("data", "at least one example", "empty batches")
+    return tensors
+
+
+@contextlib.contextmanager
+def typed():
+    """Context in which what Keras or TensorFlow says of a batch becomes our error, and names it.
+
+    Raises:
+        InputError: The model, or its loss, does not take the data.
+    """
+    try:
+        yield
+    except OmcError:
+        raise
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        said = (str(getattr(error, "message", "") or error).strip().splitlines() or ["an error"])[0]
+        expected = "batches (x, y) that the model and its loss take"
+        tip = "model.evaluate(x, y) tells more, as does the error before this one."
+        raise InputError("data", expected, said[:300], tip) from error
 
 
 def _tensor(value):

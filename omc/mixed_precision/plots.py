@@ -1,5 +1,9 @@
 """Picture of an allocation, drawn with matplotlib without a display."""
 
+import pathlib
+
+from omc import checks
+from omc.errors import InputError, InputTypeError
 from omc.formats import Format
 
 
@@ -10,9 +14,13 @@ def width_bars(allocation, path, most):
         allocation: `Allocation`.
         path: File to write.
         most: Variables to show.
+
+    Raises:
+        InputTypeError, InputError: As `Allocation.plot`.
     """
     from matplotlib.figure import Figure  # Without pyplot: no window, no backend to choose.
 
+    most = checks.integer("most", most, "an integer of 1 or more", 1)
     rows = [row for row in allocation.rows if row.loss is not None][:most]
     figure = Figure(figsize=(8, 1.4 + 0.28 * len(rows)))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
@@ -33,4 +41,15 @@ def width_bars(allocation, path, most):
         axes.grid(True, axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    kinds = sorted(figure.canvas.get_supported_filetypes())
+    try:
+        kind = pathlib.Path(path).suffix[1:].lower()
+    except TypeError as error:
+        raise InputTypeError("path", "a path, str or os.PathLike", path) from error
+    if kind not in kinds:
+        raise InputError("path", f"a file that ends with one of {', '.join(kinds)}", str(path))
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        got = f"{str(path)!r}: {error.strerror or error}"
+        raise InputError("path", "a file that can be written", got) from error

@@ -1,11 +1,13 @@
 """Pruning-growing: widths of the last round, moved to a client's budget (FedMPQ, CVPR 2024)."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Optional
 
 import numpy as np
 
-from omc.errors import InputError
+from omc import checks
+from omc.errors import InputError, InputTypeError
 from omc.mixed_precision.fixed import widest_uniform
 from omc.mixed_precision.problem import Solution
 
@@ -28,10 +30,23 @@ class PruningGrowing:
         start: Bits of each variable to begin with (averages over clients, say); each stands for the
             widest format of at most so many bits. None for the widest format that fits throughout.
         dropped: Bits that clients dropped of each variable in the last round, averaged; None for 0.
+
+    Raises:
+        InputTypeError, InputError: Something else than numbers from 0.
     """
 
     start: Optional[tuple] = None
     dropped: Optional[tuple] = None
+
+    def __post_init__(self):
+        for argument in ("start", "dropped"):
+            values = getattr(self, argument)
+            if values is None:
+                continue
+            if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray)):
+                raise InputTypeError(argument, "a sequence of numbers, one a variable", values)
+            numbers = [checks.real(argument, v, "numbers from 0", lambda v: v >= 0) for v in values]
+            object.__setattr__(self, argument, tuple(numbers))
 
     def __call__(self, problem):
         """`Solution` of a `Problem`.

@@ -17,7 +17,8 @@ import dataclasses
 import hashlib
 import struct
 
-from omc.errors import ArtifactError, InputError, InputTypeError
+from omc import checks
+from omc.errors import ArtifactError, InputTypeError
 
 VERSION = 1
 """Version of the chunks that are written; newer ones are refused."""
@@ -81,10 +82,7 @@ def pieces(data, part, nbytes, start):
         ("nbytes", nbytes, 1, (1 << 32) - 1),
         ("start", start, 0, len(data)),
     ):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputTypeError(name, "a whole number of bytes", value)
-        if not least <= value <= most:
-            raise InputError(name, f"{least} to {most} bytes", value)
+        checks.integer(name, value, f"a whole number of {least} to {most} bytes", least, most)
     return (
         b"".join(written(part, at, len(data), data[at : at + nbytes]))
         for at in range(start, len(data), nbytes)

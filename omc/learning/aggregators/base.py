@@ -3,13 +3,11 @@
 import abc
 import collections
 import dataclasses
-import math
-import numbers
 from typing import Any
 
 import tensorflow as tf
 
-from omc.errors import InputError, InputTypeError
+from omc import checks
 from omc.learning.aggregators.admission import KINDS
 
 
@@ -126,8 +124,5 @@ class Aggregator(abc.ABC):
 
 
 def check_number(argument, value, expected="a number above 0"):
-    """Raises a typed error unless a value is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InputTypeError(argument, expected, value)
-    if not 0 < value < math.inf:
-        raise InputError(argument, expected, value)
+    """Raises a typed error unless a value is a number above 0 that float32 holds."""
+    checks.real(argument, value, expected, lambda number: number > 0)

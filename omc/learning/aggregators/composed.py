@@ -120,14 +120,21 @@ def _summed(federation, answer_type, context_type):
 
     @tff.tensorflow.computation(answer_type, np.float32)
     def codes(answer, weight):
-        return aggregator.codes(federation, list(answer.values()), weight)
+        *found, heard = aggregator.codes(federation, list(answer.values()), weight)
+        return collections.OrderedDict(codes=found, heard=heard)
 
-    summed = aggregator.sum_factory(federation.uplink).create(codes.type_signature.result)
+    factories = aggregator.sum_factories(federation.uplink)
+    summed = {
+        name: factory.create(getattr(codes.type_signature.result, name))
+        for name, factory in factories.items()
+    }
 
-    @tff.tensorflow.computation(summed.next.type_signature.result.result.member)
-    def unrejected(totals):
+    @tff.tensorflow.computation(
+        *(process.next.type_signature.result.result.member for process in summed.values())
+    )
+    def unrejected(totals, heard):
         return collections.OrderedDict(
-            rejected=tf.zeros([len(KINDS)], tf.int32), totals=list(totals)
+            rejected=tf.zeros([len(KINDS)], tf.int32), totals=[*totals, heard]
         )
 
     @tff.federated_computation(
@@ -137,7 +144,10 @@ def _summed(federation, answer_type, context_type):
     )
     def sums(answers, weights, context):
         value = tff.federated_map(codes, (answers, weights))
-        total = summed.next(summed.initialize(), value).result
-        return tff.federated_map(unrejected, total)
+        totals = [
+            process.next(process.initialize(), value[name]).result
+            for name, process in summed.items()
+        ]
+        return tff.federated_map(unrejected, tuple(totals))
 
     return sums

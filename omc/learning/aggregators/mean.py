@@ -7,6 +7,7 @@ from typing import Optional, Union
 
 import tensorflow as tf
 
+from omc import checks
 from omc.errors import InputError
 from omc.learning.aggregators.base import Aggregated, Aggregator, check_number
 
@@ -67,11 +68,11 @@ class Mean(Aggregator):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.weighting not in WEIGHTINGS:
-            raise InputError("weighting", f"one of {WEIGHTINGS}", self.weighting)
+        checks.choice("weighting", self.weighting, WEIGHTINGS)
         for argument in ("clipping", "zeroing"):
             bound = getattr(self, argument)
-            if bound is not None and bound != ADAPTIVE:
+            adaptive = isinstance(bound, str) and bound == ADAPTIVE
+            if bound is not None and not adaptive:
                 check_number(argument, bound, "a number above 0, 'adaptive' or None")
 
     def check(self, uplink, widths):

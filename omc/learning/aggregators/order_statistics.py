@@ -3,11 +3,10 @@
 import collections
 import dataclasses
 import math
-import numbers
 
 import tensorflow as tf
 
-from omc.errors import InputError, InputTypeError
+from omc import checks
 from omc.learning.aggregators.base import Aggregated, Aggregator
 from omc.learning.uplinks.base import one_at_a_time
 
@@ -35,11 +34,9 @@ class TrimmedMean(Aggregator):
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.share, bool) or not isinstance(self.share, numbers.Real):
-            raise InputTypeError("share", "a number", self.share)
-        if not 0 <= self.share < 0.5:
-            tip = "as many are left out at either end; Median() keeps the middle alone."
-            raise InputError("share", "a number from 0 to below 0.5", self.share, tip)
+        tip = "as many are left out at either end; Median() keeps the middle alone."
+        expected = "a number from 0 to below 0.5"
+        checks.real("share", self.share, expected, lambda v: 0 <= v < 0.5, tip)
 
     def trimmed(self, count):
         """How many values are left out at either end of `count` (int32 scalars)."""

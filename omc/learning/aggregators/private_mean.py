@@ -7,10 +7,12 @@ from typing import Optional
 
 import tensorflow as tf
 
-from omc.errors import InputError, InputTypeError
+from omc import checks
+from omc.errors import InputError
 from omc.learning.aggregators.base import Aggregated, Aggregator, check_number
 
-_LEAST_NOISE = 0.05  # In clips; the accountant's grids grow with the inverse of its square.
+_LEAST_NOISE = 0.2  # In clips; the accountant's grids grow with the inverse of its square.
+_MOST_NOISE = 1e6  # In clips, that is looked for.
 _NOISE_TOLERANCE = 1e-3
 _VARIABLES = 2**24  # More than there are: each round and variable has a stream of its own.
 
@@ -50,23 +52,21 @@ class PrivateMean(Aggregator):
     def __post_init__(self):
         super().__post_init__()
         check_number("clip", self.clip)
-        if isinstance(self.noise_multiplier, bool) or self.noise_multiplier != 0:
-            check_number("noise_multiplier", self.noise_multiplier, "a number from 0")
+        noise = self.noise_multiplier
+        checks.real("noise_multiplier", noise, "a number from 0", lambda v: v >= 0)
         check_number("clients", self.clients)
-        if self.seed is None:
-            object.__setattr__(self, "seed", secrets.randbits(63))
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise InputTypeError("seed", "an integer", self.seed)
-        if not 0 <= self.seed < 2**63:
-            raise InputError("seed", "an integer from 0 to 2^63 - 1", self.seed)
+        check_number("noise_multiplier and clip", self.clip * (noise or 1.0) / self.clients)
+        seed = secrets.randbits(63) if self.seed is None else self.seed
+        seed = checks.integer("seed", seed, "an integer from 0 to 2^63 - 1", 0, 2**63 - 1)
+        object.__setattr__(self, "seed", seed)
 
     @classmethod
     def calibrated(cls, clip, clients, *, epsilon, delta, rounds, population, seed=None):
         """With the least noise that keeps a promise: (epsilon, delta) after all rounds.
 
-        The noise is found by `dp_accounting.calibrate_dp_mechanism`, to 1e-3 clips, which takes
-        seconds, and is 0.05 at least, below which `epsilon` counts it for none. What then holds is
-        `epsilon(rounds, population, delta)`, at most what was wanted.
+        The noise is found with `dp_accounting`, to 1e-3 clips, which takes seconds, and is 0.2 at
+        least, below which `epsilon` counts it for none. What then holds is `epsilon(rounds,
+        population, delta)`, at most what was wanted.
 
         Args:
             clip, clients, seed: As the attributes.
@@ -77,33 +77,43 @@ class PrivateMean(Aggregator):
             `PrivateMean`.
 
         Raises:
-            InputError, InputTypeError: An argument outside of that.
+            InputError, InputTypeError: An argument outside of that, or an epsilon so small that no
+                noise of up to 1e6 clips is shown to keep it.
         """
         import dp_accounting
 
         check_number("epsilon", epsilon)
         least = cls(clip, clients=clients, noise_multiplier=_LEAST_NOISE, seed=seed)
-        _check_rounds(rounds, population, delta, clients)
+        rounds = _checked_rounds(rounds, population, delta, clients)
 
         def event(noise_multiplier):
             return least._event(noise_multiplier, rounds, population)
 
-        def calibrated(accountant, bracket):
-            return dp_accounting.calibrate_dp_mechanism(
-                accountant, event, epsilon, delta, bracket, tol=_NOISE_TOLERANCE
-            )
+        def spent(noise_multiplier):
+            # A coarser grid than that of `epsilon`, and so on the safe side of it.
+            accountant = dp_accounting.pld.PLDAccountant(value_discretization_interval=1e-3)
+            return accountant.compose(event(noise_multiplier)).get_epsilon(delta)
 
         # Renyi's accountant is quick and says more than enough noise.
-        renyi = dp_accounting.rdp.RdpAccountant
-        if renyi().compose(event(_LEAST_NOISE)).get_epsilon(delta) <= epsilon:
+        def roughly(noise_multiplier):
+            accountant = dp_accounting.rdp.RdpAccountant()
+            return accountant.compose(event(noise_multiplier)).get_epsilon(delta)
+
+        if roughly(_LEAST_NOISE) <= epsilon:
             return least
-        bracket = dp_accounting.LowerEndpointAndGuess(_LEAST_NOISE, 1.0)
-        enough = calibrated(renyi, bracket)
-        # A coarser grid than that of `epsilon`, and so on the safe side of it.
-        grid = {"value_discretization_interval": 1e-3}
-        bracket = dp_accounting.ExplicitBracketInterval(enough / 2, enough)
-        noise = calibrated(lambda: dp_accounting.pld.PLDAccountant(**grid), bracket)
-        return dataclasses.replace(least, noise_multiplier=noise)
+        high = _first(lambda noise: roughly(noise) <= epsilon, 2 * _LEAST_NOISE)
+        high = _first(lambda noise: spent(noise) <= epsilon, high or 1.0)
+        if high is None:
+            got, tip = epsilon, "fewer rounds, a larger population, or a larger epsilon."
+            raise InputError("epsilon", f"what noise of {_MOST_NOISE:g} clips keeps", got, tip)
+        low = high / 2
+        while low > _LEAST_NOISE and spent(low) <= epsilon:
+            low, high = low / 2, low
+        low = max(low, _LEAST_NOISE)
+        while high - low > _NOISE_TOLERANCE:
+            middle = (low + high) / 2
+            low, high = (low, middle) if spent(middle) <= epsilon else (middle, high)
+        return dataclasses.replace(least, noise_multiplier=high)
 
     def epsilon(self, rounds, population, delta):
         """Epsilon after some rounds, by `dp_accounting`'s privacy loss distributions.
@@ -117,7 +127,7 @@ class PrivateMean(Aggregator):
             delta: Between 0 and 1, below 1 / population for it to mean anything.
 
         Returns:
-            Float; infinity without noise, and with noise of less than a 20th of the clip, which is
+            Float; infinity without noise, and with noise of less than a fifth of the clip, which is
             as good as none.
 
         Raises:
@@ -125,7 +135,7 @@ class PrivateMean(Aggregator):
         """
         import dp_accounting
 
-        _check_rounds(rounds, population, delta, self.clients)
+        rounds = _checked_rounds(rounds, population, delta, self.clients)
         if self.noise_multiplier < _LEAST_NOISE:
             return float("inf")
         accountant = dp_accounting.pld.PLDAccountant()
@@ -183,14 +193,17 @@ class PrivateMean(Aggregator):
         return Aggregated(mean, counts[0], state, measurements)
 
 
-def _check_rounds(rounds, population, delta, clients):
-    if isinstance(rounds, bool) or not isinstance(rounds, int):
-        raise InputTypeError("rounds", "an int", rounds)
-    if rounds < 1:
-        raise InputError("rounds", "at least 1", rounds)
-    check_number("population", population)
-    if population < clients:
-        raise InputError("population", f"at least the {clients} of a round", population)
-    check_number("delta", delta, "a number between 0 and 1")
-    if delta >= 1:
-        raise InputError("delta", "a number between 0 and 1", delta)
+def _first(enough, noise):
+    """The first of noise, 2 noise, 4 noise, .. that is enough; None where none of those is."""
+    while noise <= _MOST_NOISE:
+        if enough(noise):
+            return noise
+        noise *= 2
+    return None
+
+
+def _checked_rounds(rounds, population, delta, clients):
+    expected = f"a number of at least the {clients} of a round"
+    checks.real("population", population, expected, lambda v: v >= clients)
+    checks.real("delta", delta, "a number between 0 and 1", lambda v: 0 < v < 1)
+    return checks.integer("rounds", rounds, "an int of at least 1", 1)

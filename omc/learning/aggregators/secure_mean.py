@@ -3,23 +3,27 @@
 import collections
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from omc import checks
 from omc.errors import InputError, InputTypeError
 from omc.learning.aggregators.base import Aggregated, Aggregator
 from omc.learning.uplinks.base import fold_in
 from omc.learning.uplinks.grid import Grid
+
+_COUNT = 2**30  # Modulus of the count of clients.
 
 
 @dataclasses.dataclass(frozen=True)
 class SecureMean(Aggregator):
     """The mean of what clients send on a common grid, through TFF's modular secure sum.
 
-    The codes are summed modulo 2 clients (2^(bits - 1) - 1) + 1, which no sum reaches. It needs
-    `uplinks.Grid`. Every client with data counts once. What a client sends is never seen, so that
-    it cannot be rejected: the grid's bound, applied where it trains, is all that limits it. In
-    `local_runtime` the sum is TFF's stand-in for the protocol, which has the same results; a
+    The codes are summed modulo 2 clients (2^(bits - 1) - 1) + 1, which no sum of so many reaches.
+    It needs `uplinks.Grid`. Every client with data counts once. What a client sends is never seen,
+    so that it cannot be rejected: the grid's bound, applied where it trains, is all that limits it.
+    In `local_runtime` the sum is TFF's stand-in for the protocol, which has the same results; a
     deployment's runtime has the protocol.
 
     Attributes:
@@ -36,16 +40,21 @@ class SecureMean(Aggregator):
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.clients, bool) or not isinstance(self.clients, int):
-            raise InputTypeError("clients", "an int", self.clients)
-        if self.clients < 1:
-            raise InputError("clients", "at least 1", self.clients)
+        clients = checks.integer("clients", self.clients, "an int of at least 1", 1)
+        object.__setattr__(self, "clients", clients)
+        if not isinstance(self.secure, (bool, np.bool_)):
+            raise InputTypeError("secure", "True or False", self.secure)
 
-    def sum_factory(self, grid):
-        """TFF's aggregation factory for the sum of codes of a `Grid`."""
+    def sum_factories(self, grid):
+        """TFF's aggregation factories: of the "codes" of a `Grid`, and of the clients "heard".
+
+        The count has a modulus of its own, which no round reaches: it has to be right above all
+        where the codes' sum has wrapped around.
+        """
         if not self.secure:
-            return tff.aggregators.SumFactory()
-        return tff.aggregators.SecureModularSumFactory(self._largest(grid) + 1, True)
+            return {name: tff.aggregators.SumFactory() for name in ("codes", "heard")}
+        secure = tff.aggregators.SecureModularSumFactory
+        return {"codes": secure(self._largest(grid) + 1, True), "heard": secure(_COUNT, True)}
 
     def _largest(self, grid):
         return grid.most * self.clients

@@ -5,8 +5,9 @@ import dataclasses
 
 import tensorflow as tf
 
+from omc import checks
 from omc.coding import graph as coding
-from omc.errors import InputError, InputTypeError
+from omc.errors import InputError
 from omc.learning import models
 from omc.learning.downlinks.base import Offer
 from omc.learning.downlinks.coded import Coded, at
@@ -45,11 +46,8 @@ class Changes(Coded):
     def __post_init__(self):
         super().__post_init__()
         for name in ("window", "devices"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InputTypeError(name, "an int", value)
-            if value < 1:
-                raise InputError(name, "at least 1", value)
+            value = checks.integer(name, getattr(self, name), "an int of at least 1", 1)
+            object.__setattr__(self, name, value)
 
     def check(self, policy, widths):
         """As `Downlink.check`.

@@ -1,14 +1,14 @@
 """Downlink "coded": codes of as many bits as one likes, entropy coded."""
 
 import dataclasses
-import numbers
 from typing import Optional
 
 import tensorflow as tf
 
+from omc import checks
 from omc.codecs import Codec, to_bytes
 from omc.coding import graph as coding
-from omc.errors import InputError, InputTypeError, OmcError
+from omc.errors import InputError, OmcError
 from omc.learning.downlinks.codes import Codes
 from omc.nested import extract_buffer, extracted_codec, widen_buffer
 
@@ -37,9 +37,8 @@ class Coded(Codes):
     needs_native_ops = True
 
     def __post_init__(self):
-        integer = isinstance(self.bits, numbers.Integral) and not isinstance(self.bits, bool)
-        if self.bits is not None and not integer:
-            raise InputTypeError("bits", "an int", self.bits)
+        if self.bits is not None:
+            object.__setattr__(self, "bits", checks.integer("bits", self.bits, "an int or None"))
 
     def check(self, policy, widths):
         """As `Downlink.check`.

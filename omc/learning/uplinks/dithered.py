@@ -2,12 +2,11 @@
 
 import dataclasses
 
-import numpy as np
 import tensorflow as tf
 
+from omc import checks
 from omc.coding import dither
 from omc.coding import graph as coding
-from omc.errors import InputError, InputTypeError
 from omc.learning.uplinks.base import Answer, Uplink, fold_in, one_at_a_time, squared, total
 
 STREAM_WEIGHTS = 1 << 17
@@ -45,15 +44,10 @@ class Dithered(Uplink):
     needs_native_ops = True
 
     def __post_init__(self):
-        if isinstance(self.clients, bool) or not isinstance(self.clients, (int, np.integer)):
-            raise InputTypeError("clients", "an int", self.clients)
-        if self.clients < 1:
-            raise InputError("clients", "at least 1", self.clients)
-        real = isinstance(self.target_error, (int, float, np.floating))
-        if isinstance(self.target_error, bool) or not real:
-            raise InputTypeError("target_error", "a number", self.target_error)
-        if not 0.0 < self.target_error < np.inf:
-            raise InputError("target_error", "a number above 0, such as 0.05", self.target_error)
+        clients = checks.integer("clients", self.clients, "an int of at least 1", 1)
+        object.__setattr__(self, "clients", clients)
+        expected = "a number above 0, such as 0.05"
+        checks.real("target_error", self.target_error, expected, lambda v: v > 0)
 
     def specs(self, variables):
         """As `Uplink.specs`: the seed, the step D, and the coded streams."""

@@ -1,12 +1,10 @@
 """Uplink "grid": integer codes on a grid and under a dither that all clients have in common."""
 
 import dataclasses
-import numbers
 
-import numpy as np
 import tensorflow as tf
 
-from omc.errors import InputError, InputTypeError
+from omc import checks
 from omc.learning.uplinks.base import VariableUplink
 
 
@@ -35,14 +33,13 @@ class Grid(VariableUplink):
     common_seed = True
 
     def __post_init__(self):
-        if isinstance(self.bound, bool) or not isinstance(self.bound, numbers.Real):
-            raise InputTypeError("bound", "a number", self.bound)
-        if not 0 < self.bound < np.inf:
-            raise InputError("bound", "a number above 0", self.bound)
-        if isinstance(self.bits, bool) or not isinstance(self.bits, (int, np.integer)):
-            raise InputTypeError("bits", "an int", self.bits)
-        if not 2 <= self.bits <= 24:
-            raise InputError("bits", "2 .. 24", self.bits)
+        object.__setattr__(
+            self, "bits", checks.integer("bits", self.bits, "an int, 2 .. 24", 2, 24)
+        )
+        # Its step, and a sum of up to 2^31 bounds, have to be numbers in float32, too.
+        expected, most = "a number from 1e-30 to 1e+28", (1e-30, 1e28)
+        bound = checks.real("bound", self.bound, expected, lambda v: most[0] <= v <= most[1])
+        object.__setattr__(self, "bound", bound)
 
     @property
     def most(self):

@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from omc import packing
-from omc.errors import InputError, InputTypeError
+from omc import checks, packing
 from omc.learning.uplinks.base import VariableUplink, fold_in
 
 BLOCK = 1024
@@ -42,10 +41,9 @@ class Rotated(VariableUplink):
     bits: int = 1
 
     def __post_init__(self):
-        if isinstance(self.bits, bool) or not isinstance(self.bits, (int, np.integer)):
-            raise InputTypeError("bits", "an int", self.bits)
-        if self.bits not in _CENTROIDS:
-            raise InputError("bits", f"{min(_CENTROIDS)} .. {max(_CENTROIDS)}", self.bits)
+        least, most = min(_CENTROIDS), max(_CENTROIDS)
+        bits = checks.integer("bits", self.bits, f"an int, {least} .. {most}", least, most)
+        object.__setattr__(self, "bits", bits)
 
     def spec(self, variable):
         """As `VariableUplink.spec`: seed, scales and planes of indices, all as bytes."""
