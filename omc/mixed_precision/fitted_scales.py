@@ -27,8 +27,8 @@ def fitted_buffer(buffer, codec, narrow):
     with t, in stored steps, from the widest, which saturates nothing, to an eighth of it, and the
     second rounding's among them: the one with the least sum (w - w')^2, from the histogram of the
     stored magnitudes. So the error is never above the second rounding's, once the lowest code of
-    that, which has no counterpart (-2 of INT2), is its neighbour's. Both signs are treated alike, so
-    that nothing is biased.
+    that, which has no counterpart (-2 of INT2), is its neighbour. Both signs are treated alike,
+    so that nothing is biased.
 
     Args:
         buffer: uint8 [codec.nbytes].
