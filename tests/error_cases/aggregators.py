@@ -1,5 +1,7 @@
 """Mistakes with aggregators."""
 
+import numpy as np
+
 from omc.learning import FedMPQ, build_controlled_fed_avg, build_weighted_fed_avg
 from omc.learning.aggregators import Mean, PrivateMean, SecureMean, TrimmedMean
 from omc.learning.uplinks import Grid
@@ -67,3 +69,28 @@ def _(_folder):
 @case("bound of a grid that is none")
 def _(_folder):
     Grid(bound=0.0)
+
+
+@case("clipping of an array")
+def _(_folder):
+    Mean(clipping=np.array([1.0, 2.0]))
+
+
+@case("secure sum that is neither on nor off")
+def _(_folder):
+    SecureMean(3, secure="no")
+
+
+@case("bound of a grid that float32 does not hold")
+def _(_folder):
+    Grid(bound=1e39)
+
+
+@case("step of a grid that float32 does not hold")
+def _(_folder):
+    Grid(bound=1e-37, bits=24)
+
+
+@case("clip that float32 does not hold")
+def _(_folder):
+    PrivateMean(1e39, 1.0, 10)

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 import omc
-from omc.mixed_precision import PruningGrowing, traces
+from omc.mixed_precision import Exact, PruningGrowing, Solution, traces
 from tests.error_cases.registry import case
 
 L = tf.keras.layers
@@ -35,6 +35,16 @@ mistake("allocation with partial quantization", bits=3, policy=omc.Policy("INT8"
 mistake("policy that quantizes nothing to allocate", bits=3, policy="FP32")
 mistake("coder of another type", bits=3, coded_nbytes=3)
 mistake("coder that returns no count of bytes", wire_bytes=9000, coded_nbytes=lambda b, c: 0.5)
+mistake("budget that no number of float holds", bits=10**400)
+mistake("peak that is no count of bytes", peak_bytes=10**6, step_peak=lambda p: None)
+mistake("strategy that returns nothing", bits=3, strategy=lambda problem: None)
+mistake("strategy beyond a budget", bits=3, strategy=lambda problem: Solution((6, 6)))
+mistake("class of a strategy in place of one", bits=3, strategy=PruningGrowing)
+mistake("seed of probes of another type", bits=3, seed="a")
+mistake("allocation by an unknown loss", bits=3, data=[(X, np.ones((8, 20)))], loss="foo")
+mistake("allocation by data that the model does not take", bits=3, data=[(X[:, :2], X)], loss="mse")
+mistake("allocation by labels that the loss does not take", bits=3, data=[(X, X)], loss="mse")
+mistake("allocation by no examples", bits=3, data=[(X[:0], X[:0])], loss="mse")
 mistake("Hessian without data", bits=3, sensitivity="hessian")
 mistake("Hessian without a loss", bits=3, data=[(X, np.ones((8, 20)))])
 
@@ -66,3 +76,23 @@ def _(_):
 @case("widths of another number of variables")
 def _(_):
     omc.allocate(plain(), bits=3, strategy=PruningGrowing(start=(1, 2, 3)))
+
+
+@case("widths to begin with that are no numbers")
+def _(_):
+    PruningGrowing(start=("a", "b"))
+
+
+@case("time limit of another type")
+def _(_):
+    Exact(time_limit="a")
+
+
+@case("picture of an allocation of another kind")
+def _(folder):
+    omc.allocate(plain(), bits=3).plot(folder / "widths.xyz")
+
+
+@case("picture of an allocation in no folder")
+def _(folder):
+    omc.allocate(plain(), bits=3).plot(folder / "nowhere" / "widths.png")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from omc.errors import InputError
 from omc.learning.aggregators import PrivateMean
 from tests.learning.answers import aggregate, cohort, federation, honest, norm
 
@@ -89,4 +90,44 @@ def test_calibrated_noise_is_the_least_that_keeps_the_promise(epsilon):
 
 def test_a_promise_that_any_noise_keeps_gets_the_least_that_is_counted():
     private = PrivateMean.calibrated(1, 5, epsilon=1e5, delta=0.01, rounds=1, population=5)
-    assert private.noise_multiplier == 0.05 and private.seed > 0
+    assert private.noise_multiplier == 0.2 and private.seed > 0
+
+
+@pytest.mark.parametrize(
+    "epsilon, rounds, clients, population",
+    [(0.5, 100, 100, 10**6), (0.1, 100, 10, 10**4), (0.1, 1, 1, 1000), (0.01, 5, 10, 10**4)],
+)
+def test_promises_that_renyis_bound_is_far_from(epsilon, rounds, clients, population):
+    given = {"delta": 1e-5, "rounds": rounds, "population": population}
+    private = PrivateMean.calibrated(1.0, clients, epsilon=epsilon, **given)
+    assert 0.9 * epsilon < private.epsilon(rounds, population, 1e-5) <= epsilon
+
+
+def test_a_promise_that_no_noise_is_shown_to_keep_is_refused():
+    with pytest.raises(InputError) as caught:
+        PrivateMean.calibrated(1, 50, epsilon=1e-9, delta=1e-30, rounds=10**6, population=50)
+    assert caught.value.argument == "epsilon"
+
+
+@pytest.mark.parametrize(
+    "argument, given",
+    [
+        ("clip", dict(clip=1e39)),
+        ("clip", dict(clip=1e-39)),
+        ("noise_multiplier", dict(noise_multiplier=1e39)),
+        ("noise_multiplier", dict(noise_multiplier=-1)),
+        ("clients", dict(clients=1e-39)),
+        ("noise_multiplier and clip", dict(clip=1e30, noise_multiplier=1e30)),
+    ],
+)
+def test_what_float32_cannot_hold_is_refused(argument, given):
+    with pytest.raises(InputError) as caught:
+        PrivateMean(**{"clip": 1.0, "noise_multiplier": 1.0, "clients": 10, **given})
+    assert caught.value.argument == argument
+
+
+def test_numbers_of_numpy_are_numbers():
+    private = PrivateMean(np.float32(1), np.float64(1), np.int64(5), seed=np.int64(3))
+    assert private.epsilon(np.int64(2), np.int64(50), 1e-3) == PrivateMean(1, 1, 5).epsilon(
+        2, 50, 1e-3
+    )

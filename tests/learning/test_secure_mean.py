@@ -66,6 +66,21 @@ def test_more_clients_than_the_secure_sum_has_room_for_move_nothing():
         assert np.any(found.mean[0]) != overflowed
 
 
+@pytest.mark.parametrize("bits, clients", [(2, 1), (3, 1), (2, 2)])
+def test_a_count_that_the_codes_modulus_would_wrap_is_right(bits, clients):
+    """Eight answer: modulo 3, 7 or 5 that is no more than the clients that there is room for."""
+    grid = Grid(bound=0.05, bits=bits)
+    with local_runtime():
+        for secure in (True, False):
+            parts = {"uplink": grid, "aggregator": SecureMean(clients, secure)}
+            before, _ = run(build_weighted_fed_avg, rounds=0, **parts)
+            after, metrics = run(build_weighted_fed_avg, rounds=1, **parts)
+            assert bool(metrics[0]["aggregator"]["overflowed"])
+            assert metrics[0]["aggregator"]["total_weight"] == 0.0
+            for value, want in zip(after, before):
+                np.testing.assert_array_equal(value, want)
+
+
 def test_clients_without_data_do_not_enter_the_secure_sum():
     parts = federation(Grid(), SecureMean(clients=8))
     answer, _ = honest(parts, np.random.default_rng(1))

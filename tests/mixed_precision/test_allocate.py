@@ -1,5 +1,6 @@
 """omc.allocate: the best formats, as a policy for any such model, with a report that is true."""
 
+import fractions
 import json
 
 import numpy as np
@@ -275,6 +276,149 @@ def test_a_strategy_of_ones_own():
 
     policy = ALLOCATOR.allocate(bits=3, strategy=narrowest)
     assert policy.strategy == "narrowest" and set(policy.widths.values()) == {"INT2"}
+
+
+def test_what_a_strategy_of_ones_own_returns_is_checked():
+    count = len(ALLOCATOR.names)
+    for solution in (None, (0,) * count, Solution((0,)), Solution((99,) * count), Solution(None)):
+        with pytest.raises(InputError, match="returned") as caught:
+            ALLOCATOR.allocate(bits=3, strategy=lambda problem, s=solution: s)
+        assert caught.value.argument == "strategy"
+    with pytest.raises(InputError, match="every budget, but got one that takes"):
+        ALLOCATOR.allocate(bits=3, strategy=lambda problem: Solution((6,) * count, True))
+    numpys = ALLOCATOR.allocate(bits=3, strategy=lambda p: Solution(np.zeros(count, np.int64)))
+    assert set(numpys.widths.values()) == {"INT2"}
+
+
+def test_names_that_matrices_and_vectors_share_are_allocated_together():
+    """A policy would give the vectors the matrix's format, whatever the table said of them."""
+
+    class Named(L.Layer):
+        def __init__(self, shape):
+            super().__init__()
+            self.w = self.add_weight(name="w", shape=shape)
+
+        def call(self, x):
+            return x @ self.w if len(self.w.shape) == 2 else x * self.w
+
+    def build_named():
+        inputs = tf.keras.Input((16,))
+        x = Named((16, 16))(inputs)
+        for _ in range(3):
+            x = Named((1,))(x)
+        return tf.keras.Model(inputs, x)
+
+    for limit in (None, 10**6):
+        try:
+            policy = allocate(build_named(), stored_bytes=limit or 1)
+        except InputError as error:  # The least.
+            policy = allocate(build_named(), stored_bytes=int(str(error.expected).split()[0]))
+        report = omc.memory_report(omc.wrap(build_named(), policy))
+        assert report.stored_bytes == policy.stored_bytes <= policy.budgets[0].limit
+        assert [row.format for row in report.rows] == [row.format for row in policy.rows]
+
+
+def test_an_allocation_is_admitted_by_the_average_that_it_reports():
+    model = tf.keras.Sequential([tf.keras.Input((8,)), *(L.Dense(8) for _ in range(3))])
+    allocator = Allocator(model)
+    for bits in (2.4, 2.7, 3.4, 3.99, 5.7, 7.5):
+        policy = allocator.allocate(bits=bits)
+        again = allocator.allocate(bits=policy.budgets[0].used)
+        assert again.widths == policy.widths and again.loss == policy.loss
+        exact = fractions.Fraction(policy.budgets[0].used).limit_denominator(100)
+        assert allocator.allocate(bits=exact).widths == policy.widths
+        assert allocator.allocate(bits=np.nextafter(policy.budgets[0].used, 0)).loss > policy.loss
+    assert set(allocator.allocate(bits=10**9).widths.values()) == {"INT8"}
+
+
+@pytest.mark.parametrize("kind", [np.array, tuple, set])
+def test_formats_may_be_any_collection(kind):
+    formats = kind(["INT2", "INT4"])
+    assert set(allocate(MODEL, bits=4, formats=formats).widths.values()) == {"INT4"}
+
+
+def test_numbers_of_numpy_are_numbers():
+    policy = allocate(MODEL, stored_bytes=np.int64(5000), bits=np.float32(3.5), seed=np.int64(1))
+    assert [use.limit for use in policy.budgets] == [3.5, 5000]
+    assert json.loads(json.dumps(policy.as_dict()))["budgets"][1]["limit"] == 5000
+
+
+def test_batches_that_come_once_serve_every_measurement():
+    allocator = Allocator(MODEL, data=(batch for batch in BATCH), loss=CROSS_ENTROPY, probes=1)
+    for sensitivity in ("loss", "hessian", "hessian_error"):
+        assert allocator.allocate(bits=3, sensitivity=sensitivity).sensitivity == sensitivity
+
+
+class _Peaks:
+    """Peak bytes of a step as a function of what is stored, and how often it was measured."""
+
+    def __init__(self, of_stored):
+        self._of_stored, self.count = of_stored, 0
+
+    def __call__(self, policy):
+        self.count += 1
+        return int(self._of_stored(policy.stored_bytes))
+
+
+def test_a_peak_that_widths_do_not_change_leaves_the_best():
+    peaks = _Peaks(lambda stored: 10_000)
+    policy = ALLOCATOR.allocate(peak_bytes=10_000, step_peak=peaks)
+    assert set(policy.widths.values()) == {"INT8"} and policy.optimal and peaks.count == 2
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 2.5])
+def test_a_peak_is_kept_and_no_proof_is_claimed_for_it(factor):
+    peaks = _Peaks(lambda stored: 5_000 + factor * stored)
+    widest = ALLOCATOR.allocate(bits=8)
+    limit = int(5_000 + factor * 0.7 * widest.stored_bytes)
+    policy = ALLOCATOR.allocate(peak_bytes=limit, step_peak=peaks)
+    assert policy.budgets[0].used <= limit and not policy.optimal
+    assert policy.bound == pytest.approx(widest.loss) and policy.loss > widest.loss
+    assert peaks.count <= 10
+    # All that the peak allows: a byte more stored would not be.
+    best = ALLOCATOR.allocate(stored_bytes=int((limit - 5_000) / factor))
+    assert policy.loss <= best.loss * 1.02
+    both = ALLOCATOR.allocate(peak_bytes=limit, step_peak=peaks, bits=3)
+    assert both.budgets[0].used <= 3 and both.budgets[1].used <= limit
+    assert both.bound == pytest.approx(ALLOCATOR.allocate(bits=3).loss)
+
+
+@pytest.mark.parametrize("peak", [None, float("nan"), float("inf"), "1000", 1000.5, -5])
+def test_a_peak_that_is_no_count_of_bytes(peak):
+    with pytest.raises(InputError, match="whole number of bytes") as caught:
+        ALLOCATOR.allocate(peak_bytes=10**6, step_peak=lambda policy: peak)
+    assert caught.value.argument == "step_peak"
+
+
+X, Y = BATCH[0]
+SHORT = Y[:3]
+
+
+@pytest.mark.parametrize(
+    "argument, arguments",
+    [
+        ("data", dict(data=[(X[:0], Y[:0])])),
+        ("data", dict(data=[(X[:, :4], Y)])),
+        ("data", dict(data=[(X, SHORT)])),
+        ("data", dict(data=[(X, None)])),
+        ("data", dict(data=[(1.0, 2)])),
+        ("data", dict(data=[(None, Y)])),
+        ("data", dict(data=[(X, Y + 1000)])),
+        ("data", dict(data=[(X, SHORT)], sensitivity="hessian")),
+        ("loss", dict(data=BATCH, loss="foo")),
+        ("loss", dict(data=BATCH, loss=5)),
+        ("seed", dict(data=BATCH, seed=1.5)),
+        ("seed", dict(data=BATCH, seed=None)),
+        ("probes", dict(data=BATCH, sensitivity="hessian", probes=True)),
+    ],
+)
+def test_data_and_losses_that_do_not_fit_are_named(argument, arguments):
+    before = [v.numpy() for v in variables_of(MODEL)]
+    with pytest.raises((InputError, InputTypeError)) as caught:
+        allocate(MODEL, bits=3, **{"loss": CROSS_ENTROPY, **arguments})
+    assert caught.value.argument == argument
+    for variable, value in zip(variables_of(MODEL), before):
+        np.testing.assert_array_equal(variable.numpy(), value)
 
 
 @pytest.mark.parametrize(

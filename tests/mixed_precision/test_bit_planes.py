@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omc import kernels
 from omc.mixed_precision import PruningGrowing
 from omc.mixed_precision.bit_planes import codes_of, histogram, lasso_gradient, reduce_buffer
-from omc.mixed_precision.graph import prune_and_grow
+from omc.mixed_precision.graph import least_error, prune_and_grow
 from omc.mixed_precision.magnitude_planes import magnitude_planes
 from tests.mixed_precision.integer_buffers import OFFSET, SCALE, alternatives, codec_of, stored
 from tests.mixed_precision.problems import INTEGERS, by_bits
@@ -182,3 +182,47 @@ def test_pruning_growing_in_a_graph_is_the_one_in_numpy(data):
     solution = PruningGrowing(start=tuple(start), dropped=tuple(dropped))(problem)
     assert tuple(got.numpy()) == tuple(INTEGERS[c].bits for c in solution.choices)
     assert np.dot(got, counts) <= budget * sum(counts)
+
+
+def _greedy(errors, counts, limit):
+    """`least_error` in plain Python: of all moves that fit, the best for its bits, the first."""
+    steps = [0] * len(counts)
+    while True:
+        left = limit - sum(n * (s + 2) for n, s in zip(counts, steps))
+        moves = [
+            ((errors[i, s] - errors[i, t]) / ((t - s) * n), -i, -t)
+            for i, (n, s) in enumerate(zip(counts, steps))
+            for t in range(s + 1, errors.shape[1])
+            if n * (t - s) <= left
+        ]
+        if not moves or max(moves)[0] < 0:
+            return [s + 2 for s in steps]
+        _, i, t = max(moves)
+        steps[-i] = -t
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_widths_of_least_error_are_the_hulls(data):
+    count = data.draw(st.integers(1, 4))
+    counts = data.draw(st.lists(st.integers(1, 60), min_size=count, max_size=count))
+    values = st.lists(st.integers(0, 9), min_size=7, max_size=7)  # Small: every sum is exact.
+    errors = np.array([data.draw(values) for _ in counts], np.float32)
+    limit = data.draw(st.integers(2 * sum(counts), 9 * sum(counts)))
+    got = least_error(tf.constant(errors), counts, limit, 2).numpy()
+    assert np.dot(got, counts) <= limit and got.min() >= 2 and got.max() <= 8
+    want = _greedy(errors.astype(np.float64), counts, limit)
+    assert list(got) == want or _cost(errors, got) == pytest.approx(_cost(errors, want))
+
+
+def _cost(errors, widths):
+    return sum(errors[i, width - 2] for i, width in enumerate(widths))
+
+
+def test_a_bit_that_gains_nothing_does_not_end_the_widening():
+    """Weights that are nearly ternary: 3 and 4 bits gain nothing, or lose by a float's ripple."""
+    errors = tf.constant([[6.322e-4, 6.322e-4, 6.323e-4, 5.1e-4, 1.4e-4, 3.4e-5, 8.9e-6]] * 3)
+    counts = [192, 384, 48]
+    assert least_error(errors, counts, 8 * sum(counts), 2).numpy().tolist() == [8, 8, 8]
+    narrow = least_error(errors, counts, 4 * sum(counts), 2).numpy()
+    assert np.dot(narrow, counts) > 3.9 * sum(counts)
