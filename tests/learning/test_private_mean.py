@@ -117,7 +117,7 @@ def test_a_promise_that_no_noise_is_shown_to_keep_is_refused():
         ("noise_multiplier", dict(noise_multiplier=1e39)),
         ("noise_multiplier", dict(noise_multiplier=-1)),
         ("clients", dict(clients=1e-39)),
-        ("noise_multiplier and clip", dict(clip=1e30, noise_multiplier=1e30)),
+        ("noise_multiplier", dict(clip=1e30, noise_multiplier=1e30)),
     ],
 )
 def test_what_float32_cannot_hold_is_refused(argument, given):

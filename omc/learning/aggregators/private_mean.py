@@ -55,7 +55,8 @@ class PrivateMean(Aggregator):
         noise = self.noise_multiplier
         checks.real("noise_multiplier", noise, "a number from 0", lambda v: v >= 0)
         check_number("clients", self.clients)
-        check_number("noise_multiplier and clip", self.clip * (noise or 1.0) / self.clients)
+        expected = "noise of noise_multiplier clip / clients, a number"
+        checks.real("noise_multiplier", float(noise) * self.clip / self.clients, expected)
         seed = secrets.randbits(63) if self.seed is None else self.seed
         seed = checks.integer("seed", seed, "an integer from 0 to 2^63 - 1", 0, 2**63 - 1)
         object.__setattr__(self, "seed", seed)
