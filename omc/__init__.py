@@ -9,6 +9,11 @@
 """
 
 import importlib
+import os
+import sys
+
+if sys.argv[:1] == ["-m"]:  # A command of ours is starting: TensorFlow's log is no output of it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from omc import coding, nested, progressive
 from omc.compressed import CompressedTensor, compress, decompress

@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from omc import kernels, packing
+from omc.codecs import Codec
 from omc.coding import stream
 from omc.coding.symbols import as_data, native_errors
 from omc.errors import CodingError, InputError, InputTypeError
@@ -44,6 +45,9 @@ def encode_buffer(buffer, codec, given=None):
         InputError: A buffer of another length.
         InputTypeError: A buffer that is no array of uint8.
     """
+    _check_codec(codec)
+    if buffer is None:
+        raise InputTypeError("buffer", "a uint8 array of one dimension", None)
     buffer, given = _as_buffer(buffer, codec, "buffer"), _as_buffer(given, codec, "given")
     if kernels.usable():
         return kernels.encode_buffer(buffer, given, codec).numpy().tobytes()
@@ -62,15 +66,23 @@ def decode_buffer(data, codec, given=None):
         uint8 array [codec.nbytes].
 
     Raises:
-        CodingError: The bytes are damaged, newer, of another codec, or coded given another buffer.
+        CodingError: The bytes are damaged, newer, of a codec of another shape or another number of
+            bits (they do not say which of several formats of as many bits it was), or coded given
+            another buffer.
         InputError, InputTypeError: As `encode_buffer`.
     """
+    _check_codec(codec)
     data, given = as_data(data), _as_buffer(given, codec, "given")
     head, contexts = _opened(data, codec, given)
     if not kernels.usable():
         return _decode(data, codec, given, head, contexts)
     with native_errors():
         return kernels.decode_buffer(np.frombuffer(data, np.uint8), given, codec).numpy()
+
+
+def _check_codec(codec):
+    if not isinstance(codec, Codec):
+        raise InputTypeError("codec", "an omc.codecs.Codec", type(codec).__name__)
 
 
 def _encode(buffer, codec, given):
@@ -94,8 +106,8 @@ def _opened(data, codec, given):
     except CodingError as error:
         if error.argument != "context":
             raise
-        expected = "the buffer that it was coded given"
-        raise CodingError("given", expected, "none" if not given.size else "one") from error
+        expected = "None, as it was coded" if given.size else "the buffer that it was coded given"
+        raise CodingError("given", expected, "a buffer" if given.size else "none") from error
     if len(head.attachment) != _trailer(codec) and not (given.size and not head.attachment):
         raise stream.damaged("without its transform")
     return head, contexts

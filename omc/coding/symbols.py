@@ -1,11 +1,12 @@
 """encode() and decode(): integers of any shape <-> coded bytes, natively where that may be."""
 
 import contextlib
+import math
 
 import numpy as np
 import tensorflow as tf
 
-from omc import kernels
+from omc import checks, kernels
 from omc.coding import stream
 from omc.errors import InputError, InputTypeError
 
@@ -57,10 +58,12 @@ def decode(data, context=None, shape=None, limit=LIMIT):
     Raises:
         CodingError: The bytes are damaged, newer, of another shape, of too many symbols, or were
             coded given another context.
-        InputTypeError: `data` is no bytes, or `context` no integers.
-        InputError: `context` outside of its range.
+        InputTypeError: `data` is no bytes, `context` no integers, `shape` or `limit` none either.
+        InputError: `context`, `shape` or `limit` outside of its range.
     """
     data, context = as_data(data), as_context(context)
+    limit = checks.integer("limit", limit, "a count of symbols, an int from 0", 0, 2**62)
+    shape = None if shape is None else _as_shape(shape)
     head, contexts = stream.opened(data, context, limit if shape is None else None, shape)
     if not kernels.usable():
         return stream.decode(data, head, contexts)
@@ -83,11 +86,10 @@ def native_errors():
 
 def as_symbols(symbols):
     """int32 array of what a user gave as symbols."""
-    array = np.asarray(symbols)
-    if array.dtype.kind not in "iub":
-        raise InputTypeError("symbols", "integers", f"an array of dtype {array.dtype}")
+    array = _as_array(symbols, "symbols")
     if array.ndim > stream.LARGEST_RANK:
         raise InputError("symbols", f"at most {stream.LARGEST_RANK} dimensions", array.ndim)
+    _check_extents("symbols", array.shape)
     if array.dtype.itemsize > 2 and array.dtype != np.int32 and array.size:
         low, high = int(array.min()), int(array.max())
         if low < -(2**31) or high >= 2**31:
@@ -95,13 +97,37 @@ def as_symbols(symbols):
     return np.ascontiguousarray(array, np.int32).reshape(array.shape)
 
 
+def _as_array(values, argument):
+    """Array of integers of what a user gave."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # Rows of unequal length.
+        raise InputTypeError(argument, "integers, no ragged rows", str(error)) from error
+    if array.dtype.kind not in "iub":
+        raise InputTypeError(argument, "integers", f"an array of dtype {array.dtype}")
+    return array
+
+
+def _as_shape(shape):
+    """Tuple of ints of what a user gave as a shape."""
+    expected = "a sequence of sizes, ints from 0"
+    if isinstance(shape, str) or not hasattr(shape, "__iter__"):
+        raise InputTypeError("shape", expected, shape)
+    return _check_extents("shape", [checks.integer("shape", n, expected, 0) for n in shape])
+
+
+def _check_extents(argument, shape):
+    """Raises for sizes of which TensorFlow cannot make a tensor, even where one of them is 0."""
+    if math.prod(max(size, 1) for size in shape) >= 2**62:
+        raise InputError(argument, "sizes whose product is below 2^62", tuple(shape))
+    return tuple(shape)
+
+
 def as_context(context):
     """uint8 array of what a user gave as contexts; None for None."""
     if context is None:
         return None
-    array = np.asarray(context)
-    if array.dtype.kind not in "iub":
-        raise InputTypeError("context", "integers", f"an array of dtype {array.dtype}")
+    array = _as_array(context, "context")
     if array.dtype != np.uint8 and array.size and (array.min() < 0 or array.max() > 255):
         raise InputError("context", "integers 0 .. 255", f"{array.min()} .. {array.max()}")
     return np.ascontiguousarray(array, np.uint8).reshape(array.shape)

@@ -15,7 +15,7 @@ from typing import Optional
 import numpy as np
 import tensorflow as tf
 
-from omc import nested
+from omc import checks, nested
 from omc.errors import InputError, ModelError
 from omc.keras import assigning, host, joint_training, originals, wrapping
 from omc.keras.batchnorm_sets import BatchNormSets
@@ -340,6 +340,40 @@ def described(model, variables):
         "tables": [id(variable) in state.tables for variable in state.variables],
         "variables_before": len(variables) - len(added_variables(model)),
     }
+
+
+def check_described(structure, count):
+    """Raises unless a dict, of whatever origin, is one that `described` may have given.
+
+    Args:
+        structure: What JSON had.
+        count: Variables of the model.
+
+    Raises:
+        OmcError, LookupError, TypeError, ValueError: It is not.
+    """
+    if not isinstance(structure, dict):
+        raise TypeError("a nested model's structure that is no dict")
+    fields = {field.name for field in dataclasses.fields(Options)}
+    options = {name: value for name, value in structure.items() if name in fields}
+    if options.get("switching") is not None:
+        Switching(**options["switching"])
+    checks.choice("rounding", options["rounding"], ("nearest", "shift"))
+    checks.choice("batchnorm", options["batchnorm"], ("sets", "shared"))
+    before = checks.integer("variables_before", structure["variables_before"], least=0, most=count)
+    places, tables = structure["variables"], structure["tables"]
+    for place in places:
+        checks.integer("variables", place, least=0, most=before - 1)
+    bits = structure["bits"]
+    sets = structure.get("sets", [])
+    for widths in (bits if isinstance(bits, list) else [bits], sets, *map(structure.get, _WIDTHS)):
+        for width in widths:
+            checks.integer("bits", width, least=1, most=32)
+    if len(set(places)) != len(places) or len(tables) != len(places) or not structure["widths"]:
+        raise ValueError("nested variables that do not fit their tables")
+
+
+_WIDTHS = ("widths", "prepared")
 
 
 def restore(model, variables, structure):

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from omc import artifacts
-from omc.errors import ArtifactError, ModelError
+from omc.errors import ArtifactError, InputTypeError, ModelError
 from omc.formats import FP32
 from omc.keras import host, nested_files, nesting, wrapping
 from omc.keras.variable import CompressedVariable
@@ -42,6 +42,8 @@ def save(model, path, coded=False):
     path = artifacts.checked_path(path)
     variables = stored_order(model)
     entries = tuple(_entry(variable) for variable in variables)
+    if not isinstance(coded, (bool, np.bool_)):
+        raise InputTypeError("coded", "True or False", coded)
     artifacts.write(path, artifacts.Artifact(_KIND, entries, _properties(model, variables)), coded)
 
 

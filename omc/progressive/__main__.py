@@ -6,6 +6,7 @@ python -m omc.progressive apply parts --out model.omc
 """
 
 import argparse
+import os
 import sys
 
 from omc.errors import OmcError
@@ -27,16 +28,27 @@ def main(arguments=None):
     function = given.pop("function")
     try:
         function(**given)
+        sys.stdout.flush()
     except OmcError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # Whoever read the table has enough of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; nothing is half-written.", file=sys.stderr)
         sys.exit(130)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """A mistake is one line, without the usage."""
+        print(f"{message}; {self.prog} --help tells more.", file=sys.stderr)
+        sys.exit(1)
+
+
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m omc.progressive",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -99,33 +99,36 @@ def verify_on_delivered(part, variables, history):
         tip = "start again in an empty directory, with the base."
         raise ArtifactError("directory", expected, got, tip)
     targets = _verified(part, variables, delivered, history.buffer, trained=True)
-    for entry in part.entries:
-        variable = variables[entry.place]
-        if entry.codec is None:
-            continue
-        last = streams.trailer(contents.held(variable.buffer), nesting.stored_codec(variable))
-        if not np.isfinite(np.frombuffer(last, "<f4")).all():
+    packed = {entry.place for entry in part.entries if entry.codec is not None}
+    for place, variable in enumerate(variables):
+        if not _is_finite(variable, place in packed):
             got = f"NaN or Inf in {variable.name!r}"
             tip = "load a state from before it diverged; codes that are not numbers cannot grow."
             raise ModelError("model", "finite weights", got, tip)
     return delivered, targets
 
 
+def _is_finite(variable, refined):
+    """Whether a variable can be kept: by the transform of a packed one, all values of a raw one."""
+    if isinstance(variable, CompressedVariable):
+        if not refined:
+            return True
+        last = streams.trailer(contents.held(variable.buffer), nesting.stored_codec(variable))
+        return bool(np.isfinite(np.frombuffer(last, "<f4")).all())
+    if not (variable.dtype.is_floating and variable.trainable):
+        return True
+    return bool(tf.reduce_all(tf.math.is_finite(variable)))
+
+
 def _verified(part, variables, digests, given, trained=False):
     with sound(part):
         targets = list(digests)
+        for entry in part.entries:  # Before anything is decoded: it says how much that is.
+            _check_entry(part, entry, variables[entry.place])
         raw = contents.raw_values(part)
         for entry in part.entries:
             variable = variables[entry.place]
-            if isinstance(variable, CompressedVariable) is (entry.codec is None):
-                raise ValueError("a variable that is stored otherwise")
-            if entry.shape != tuple(variable.shape):
-                raise ValueError("a variable of another shape")
             if entry.codec is None:
-                if entry.dtype != variable.dtype.name:
-                    raise ValueError("a raw variable of another dtype")
-                if part.kind == "delta" and not part.calibrated:
-                    raise ValueError("a raw variable in a delta")
                 targets[entry.place] = streams.digest_of_raw(raw[entry.place])
             elif part.kind == "update":
                 targets[entry.place] = contents.decoded_digest(part, entry)
@@ -135,6 +138,18 @@ def _verified(part, variables, digests, given, trained=False):
             # Else it was upgraded already, before an interruption.
         _check_digest(part, targets)
         return targets
+
+
+def _check_entry(part, entry, variable):
+    if isinstance(variable, CompressedVariable) is (entry.codec is None):
+        raise ValueError("a variable that is stored otherwise")
+    if entry.shape != tuple(variable.shape):
+        raise ValueError("a variable of another shape")
+    if entry.codec is None:
+        if entry.dtype != variable.dtype.name:
+            raise ValueError("a raw variable of another dtype")
+        if part.kind == "delta" and not part.calibrated:
+            raise ValueError("a raw variable in a delta")
 
 
 class sound:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from omc import artifacts
-from omc.errors import ArtifactError, InputError, ModelError
+from omc.errors import ArtifactError, InputError, InputTypeError, ModelError, OmcError
 from omc.keras import saving
 from omc.progressive import folders, parts, splitting
 from omc.progressive.receiver import Receiver
@@ -45,7 +45,7 @@ def split(model, stages, out, architecture=None, known=None, calibration=None):
     known = None if known is None else _found(known)
     inputs = None if calibration is None else _array(calibration)
     found = splitting.split(network, names, known, inputs)
-    folder = folders.opened(out)
+    folder = _folder_for(found, known, out)
     for part in found:
         part.save(os.path.join(folder, folders.name_of(part)))
     try:
@@ -59,6 +59,21 @@ def split(model, stages, out, architecture=None, known=None, calibration=None):
                 file.write(text)
             os.replace(temporary, path)
     print(table(found))
+
+
+def _folder_for(found, known, out):
+    """The folder that parts are written to; one of another chain would make two of it."""
+    try:
+        folder = folders.opened(out)
+    except (InputError, InputTypeError) as error:
+        raise type(error)("out", error.expected, error.got, error.tip) from error
+    ours = {part.sha256 for part in [*found, *(known or ())]}
+    others = [part for part in folders.loaded(folder) if part.sha256 not in ours]
+    if others and known is None:
+        expected = "a folder without parts of another chain"
+        tip = "another folder; or --known with these, to send what a receiver of them lacks."
+        raise InputError("out", expected, f"{out!r}, with {others[0]!r}", tip)
+    return folder
 
 
 def show(parts):
@@ -87,6 +102,8 @@ def apply(parts, out, stage=None, architecture=None):
         OmcError: As `Receiver.apply` and `built`; no such stage; `out` cannot be written.
     """
     out = artifacts.checked_path(out)
+    if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
+        raise InputError("out", "a path in a folder that is there", out)
     if not out.endswith((".omc", ".keras")):
         raise InputError("out", "a path that ends with .omc or .keras", out)
     chain = _found(parts)
@@ -182,7 +199,9 @@ def built(source, argument="architecture"):
                 model = tf.keras.models.model_from_json(file.read())
         else:
             model = tf.keras.models.load_model(source, compile=False)
-    except (ImportError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+    except OmcError:
+        raise
+    except (Exception, SystemExit) as error:  # Whatever the caller's own function, or a file, says.
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         expected = "a .json or .keras file of a model, or module:function"
         raise InputError(argument, expected, f"{source!r}: {reason}") from error
@@ -201,7 +220,7 @@ def _found(paths):
             found.append(parts.load(path))
             continue
         inside = folders.loaded(folders.opened(path))
-        chain = folders.chain(inside)
+        chain = folders.chain(inside, folders.noted(path))
         found += chain or sorted(inside, key=lambda part: part.index)
     if not found:
         tip = "`python -m omc.progressive split` writes them."

@@ -18,6 +18,7 @@ import json
 import math
 import mmap
 import os
+import re
 import struct
 import zlib
 from typing import Optional
@@ -25,7 +26,9 @@ from typing import Optional
 from omc import artifacts
 from omc.codecs import Codec
 from omc.errors import ArtifactError, InputTypeError, OmcError
-from omc.formats import Format
+from omc.formats import FP32, Format
+from omc.keras import nesting
+from omc.policies import Policy
 from omc.progressive import chunks, streams
 from omc.progressive.stages import checked_name, is_mixed
 
@@ -40,6 +43,8 @@ _MAGIC = b"OMCP"
 _DIGEST_BYTES = 32
 _LONGEST_HEADER = 1 << 26
 _CHUNK = 1 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MALFORMED = (ValueError, OverflowError, RecursionError)  # Of JSON from whoever sealed it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +101,10 @@ class Part:
             self.kind, self.index = header["kind"], int(header["index"])
             self.stages = tuple(map(checked_name, header["stages"]))
             self.stage = self.stages[self.index]
-            self.base_digest, self.digest = header["base"], str(header["digest"])
+            self.base_digest, self.digest = header["base"], header["digest"]
+            digests = [self.digest] + [self.base_digest] * (self.base_digest is not None)
+            if not all(map(_is_digest, digests)):
+                raise ValueError("digests that are none")
             self.properties = dict(header["properties"])
             self.calibrated = bool(header.get("calibrated", False))
             self.entries = tuple(_entry(row) for row in header["entries"])
@@ -117,7 +125,9 @@ class Part:
             self.sha256 = bytes(self._data[-_DIGEST_BYTES:]).hex()
             if size != len(self._data) - _DIGEST_BYTES:
                 raise ValueError("a payload of another length")
-        except (OmcError, LookupError, TypeError, ValueError) as error:
+            if self.kind == "base":
+                _check_properties(self.properties, len(self.entries))
+        except (*_MALFORMED, OmcError, LookupError, TypeError) as error:
             raise _unusable(source, f"malformed ({type(error).__name__}: {error})") from error
 
     @classmethod
@@ -301,6 +311,19 @@ def _entry(row):
     return Entry(place, name, shape, codec, "float32", sizes)
 
 
+def _is_digest(value):
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+def _check_properties(properties, count):
+    """Raises for properties of a base that no `split` writes; `count` are its variables."""
+    Policy(FP32, rounding=properties["rounding"], seed=properties["seed"])
+    structure = properties.get("nesting")
+    if structure is not None:
+        nesting.check_described(structure, count)
+        Format.parse(structure["format"])
+
+
 def _checked(data, source):
     """(Where the payload begins, header as JSON) of a part whose every byte is right."""
     if len(data) < _HEAD.size + _DIGEST_BYTES or bytes(data[:4]) != _MAGIC:
@@ -324,7 +347,7 @@ def _checked(data, source):
         if version < 1 or not unpacker.eof or payload > end:
             raise ValueError("a header out of range")
         return payload, json.loads(header)
-    except (zlib.error, ValueError) as error:
+    except (zlib.error, *_MALFORMED) as error:
         raise _unusable(source, f"malformed ({type(error).__name__}: {error})") from error
 
 

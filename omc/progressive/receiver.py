@@ -2,6 +2,7 @@
 
 import os
 
+from omc import checks as checks_of
 from omc.errors import ArtifactError, InputError, InputTypeError
 from omc.formats import FP32
 from omc.keras import host, nesting, saving, wrapping
@@ -61,8 +62,7 @@ class Receiver:
         wrapping.check_kind(model)
         wrapping.check_built(model)
         wrapping.check_variables(model)
-        if trained not in _TRAINED:
-            raise InputError("trained", f"one of {_TRAINED}", trained)
+        checks_of.choice("trained", trained, _TRAINED)
         if trained == "keep" and directory is None:
             expected = "a folder, to keep what was learned across a part"
             raise InputError("directory", expected, directory, "Receiver(model, directory='parts')")
@@ -72,11 +72,13 @@ class Receiver:
         self.model = model
         self.stages, self.index, self.digest = (), -1, None
         self._structure, self._planned, self._parts = None, [], []
-        self._interrupted, self._keeps = None, trained == "keep"
+        self._interrupted, self._keeps, self._noted = None, trained == "keep", None
         self._directory = None if directory is None else folders.opened(directory)
         if self._directory is not None:
             chain = folders.kept(self._directory, model)
-            for part in chain if stage is None else folders.until(chain, stage):
+            chain = chain if stage is None else folders.until(chain, stage)
+            self._noted = next(iter(folders.noted(self._directory)[-1:]), None)
+            for part in chain:
                 self._take(part)
 
     @property
@@ -125,11 +127,18 @@ class Receiver:
             part = self._kept(part, keep)
             self._install(part, variables)
         else:
-            self._refine(part, keep)
+            try:
+                self._refine(part, keep)
+            finally:
+                if self._interrupted is not None:  # Functions hold the codes of before.
+                    wrapping.forget_functions(self.model)
             self._renew_plan(part)
         self.stages, self.index, self.digest = part.stages, part.index, part.digest
         if self._directory is not None:
             self._parts.append(part)
+            if part.sha256 != self._noted:
+                folders.note(self._directory, part)
+            self._noted = part.sha256
         if self._structure is not None:
             widths.use_stage(self.model, self._structure, part.stage)
         wrapping.forget_functions(self.model)
@@ -146,7 +155,14 @@ class Receiver:
         elif moved and self._interrupted is None:
             raise self._changed(part)
         else:
-            targets = checks.verify_step(part, variables, digests)
+            try:
+                targets = checks.verify_step(part, variables, digests)
+            except ArtifactError as error:
+                if self._interrupted is None:
+                    raise
+                got = f"{error.got}; or the model has changed since it was interrupted"
+                tip = "if it was trained meanwhile, take a new, plain model."
+                raise ArtifactError("part", error.expected, got, tip) from error
         part = self._kept(part, keep)
         raw = contents.raw_values(part)
         self._interrupted = part.digest

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple, Optional
 
-from omc.errors import InputError, InputTypeError
+from omc.errors import FormatError, InputError, InputTypeError
 from omc.formats import Format
 from omc.keras import wrapping
 from omc.policies import Policy, VariableSpec
@@ -44,7 +44,7 @@ def parsed(stages):
     if isinstance(stages, (str, Format, Policy)) or not hasattr(stages, "__iter__"):
         raise InputTypeError("stages", "a list of formats, such as ['INT4', 'FP32']", stages)
     found = [
-        Stage(policy=stage) if isinstance(stage, Policy) else Stage(Format.parse(stage))
+        Stage(policy=stage) if isinstance(stage, Policy) else Stage(_format(stage, "stages"))
         for stage in stages
     ]
     if not found:
@@ -144,7 +144,15 @@ def checked_name(name):
     Raises:
         FormatError: Neither a format's nor a mixed stage's.
     """
-    return name if is_mixed(name) else Format.parse(name).name
+    return name if is_mixed(name) else _format(name, "stage").name
+
+
+def _format(value, argument):
+    """A `Format`; the error of an unknown one names the argument that it is of."""
+    try:
+        return Format.parse(value)
+    except FormatError as error:
+        raise FormatError(argument, error.expected, error.got, error.tip) from error
 
 
 def is_mixed(name):

@@ -208,3 +208,18 @@ def test_errors_name_the_argument(error, argument, make):
     with pytest.raises(error) as caught:
         make()
     assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    "argument, given",
+    [
+        ("target_error", dict(target_error=1e-16)),  # Its codes of large changes would saturate.
+        ("target_error", dict(target_error=1e30)),
+        ("clients", dict(clients=10**30)),
+        ("clients", dict(clients=0)),
+    ],
+)
+def test_steps_that_codes_or_float32_do_not_hold_are_refused(argument, given):
+    with pytest.raises(InputError) as caught:
+        uplinks.Dithered(**given)
+    assert caught.value.argument == argument

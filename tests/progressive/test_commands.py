@@ -103,12 +103,12 @@ def test_a_new_version_in_the_same_folder(folder, tmp_path, capsys):
         (["show", "{0}/model.keras"], "`part`: expected a whole, unaltered part"),
         (["show", "{1}"], "`parts`: expected a part, or a folder of parts"),
         (["split", "{0}/absent.keras", "INT4", "--out={1}"], "`model`: expected"),
-        (["split", "{0}/model.keras", "INT9", "--out={1}"], "`format`: expected"),
+        (["split", "{0}/model.keras", "INT9", "--out={1}"], "`stages`: expected"),
         (["split", "{0}/model.keras", "", "--out={1}"], "`stages`: expected"),
         (["split", "m.omc", "INT4", "--out={1}"], "`architecture`: expected"),
         (["apply", "{0}/parts", "--out={1}/m.h5"], "`out`: expected"),
-        (["apply", "{0}/parts", "--out={1}/no/m.omc"], "`path`: expected"),
-        (["apply", "{0}/parts", "--out={1}/no/m.keras"], "`path`: expected"),
+        (["apply", "{0}/parts", "--out={1}/no/m.omc"], "`out`: expected"),
+        (["apply", "{0}/parts", "--out={1}/no/m.keras"], "`out`: expected"),
         (["apply", "{0}/parts", "--out={1}/m.omc", "--stage=INT2"], "`stage`: expected one of"),
         (
             ["apply", "{0}/parts", "--out={1}/m.omc", "--architecture=no.such:thing"],
@@ -157,3 +157,69 @@ def test_as_a_program(folder, tmp_path):
     with pytest.raises(SystemExit) as caught:
         program.main(["apply", "--help"])
     assert caught.value.code == 0
+
+
+def test_a_folder_of_another_chain_is_refused(folder, tmp_path, capsys):
+    """Two chains of one length: whose hash comes first would have won."""
+    out = f"--out={tmp_path}"
+    program.main(["split", f"{folder}/model.keras", CHAIN, out])
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(SystemExit) as caught:
+        program.main(["split", f"{folder}/newer.keras", "INT4,FP32", out])
+    error = capsys.readouterr().err
+    assert caught.value.code == 1 and error.startswith("`out`: expected a folder without parts of")
+    assert error.count("\n") == 1 and sorted(os.listdir(tmp_path)) == before
+    program.main(["split", f"{folder}/model.keras", CHAIN, out])  # The same again changes nothing.
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def raises_zero_division():
+    return 1 / 0
+
+
+def exits():
+    sys.exit(3)
+
+
+@pytest.mark.parametrize("function", ["raises_zero_division", "exits", "absent"])
+def test_whatever_ones_own_function_raises_is_one_line(folder, function, tmp_path, capsys):
+    own = f"--architecture={__name__}:{function}"
+    with pytest.raises(SystemExit) as caught:
+        program.main(["apply", f"{folder}/parts", f"--out={tmp_path}/m.omc", own])
+    error = capsys.readouterr().err
+    assert caught.value.code == 1 and error.startswith("`architecture`: expected")
+    assert error.count("\n") == 1
+
+
+def test_a_damaged_keras_file_is_one_line(folder, tmp_path, capsys):
+    data = bytearray((folder / "model.keras").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "flip.keras").write_bytes(data[: len(data) // 2])
+    with pytest.raises(SystemExit) as caught:
+        program.main(["split", f"{tmp_path}/flip.keras", CHAIN, f"--out={tmp_path}/out"])
+    assert caught.value.code == 1 and capsys.readouterr().err.startswith("`model`: expected")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["bogus"], ["show"], ["split", "m.keras"], ["show", "p", "--bogus=1"]]
+)
+def test_a_command_that_is_none_is_one_line(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        program.main(arguments)
+    error = capsys.readouterr().err
+    assert caught.value.code == 1 and error.count("\n") == 1 and "--help" in error
+
+
+def test_no_output_but_its_own_and_a_pipe_that_closes(folder):
+    """TensorFlow's start-up log is none of ours; `show | head` reads no more than it wants."""
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, "-m", "omc.progressive", "show"]
+    done = subprocess.run(
+        [*command, "absent.part"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and not done.stdout
+    line = " ".join([*command, f"'{folder}/parts'"])
+    done = subprocess.run(
+        ["sh", "-c", f"{line} | true"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert "Traceback" not in done.stderr

@@ -231,7 +231,7 @@ def test_a_part_that_cannot_be_kept_is_not_applied(chains, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         refused(device, chains[0][0][1], "No space left", "directory")
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("*.part"))) == 1
     device.apply(chains[0][0][1])
 
 

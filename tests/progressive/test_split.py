@@ -189,7 +189,7 @@ def test_the_same_model_gives_the_same_bytes():
         ("INT4", InputTypeError, "stages"),
         (7, InputTypeError, "stages"),
         ([], InputError, "stages"),
-        (["INT9"], FormatError, "format"),
+        (["INT9"], FormatError, "stages"),
         (["INT8", "INT4"], InputError, "stages"),
         (["INT4", "INT4"], InputError, "stages"),
         (["INT4+4", "FP32"], InputError, "stages"),

@@ -136,7 +136,7 @@ def _parse(arguments):
 
 def _run(given, out):
     start = time.perf_counter()
-    read = table.read(given.fleet) if given.fleet else _default_table()
+    read = _default_table() if given.fleet is None else table.read(given.fleet)
     count = given.devices or (None if read.shares is None else 1_000_000)
     devices = draw(read, count, given.seed)
     protocol = Protocol(given.answers, given.over_selection, given.deadline)
@@ -167,7 +167,7 @@ def _run(given, out):
     )
     told = {
         "fleet": {
-            "source": given.fleet or "built in",
+            "source": "built in" if given.fleet is None else given.fleet,
             "devices": len(devices),
             "classes": simulation.describe(devices),
         },

@@ -1,5 +1,6 @@
 """Two small runs, for a look at a fleet without runs of one's own."""
 
+import shlex
 import subprocess
 import sys
 
@@ -24,7 +25,7 @@ def make(out, rounds):
     for name, flags in RUNS.items():
         folders.append(out / name)
         arguments = [*_COMMON, f"--rounds={rounds}", *flags, f"--out={folders[-1]}"]
-        print("python -m tff_sims.simulate", *arguments, flush=True)
+        print(shlex.join(["python", "-m", "tff_sims.simulate", *arguments]), flush=True)
         command = [sys.executable, "-m", "tff_sims.simulate", *arguments]
         if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
             return None

@@ -169,6 +169,7 @@ def parse(lines, source):
     if "share" not in header:
         return Table(names, None, cells)
     shares = np.array(shares)
+    shares /= max(shares.max(initial=0.0), np.finfo(float).tiny)  # Else large ones have no sum.
     if not shares.sum():
         raise InputError("fleet", "a share above 0", f"none in column share of {source}")
     return Table(names, shares / shares.sum(), cells)

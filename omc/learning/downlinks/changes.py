@@ -14,6 +14,8 @@ from omc.learning.downlinks.coded import Coded, at
 from omc.learning.downlinks.codes import distortion
 from omc.nested import widen_buffer
 
+_MOST = {"window": 1024, "devices": 2**24}  # The server has tensors of these sizes.
+
 
 @dataclasses.dataclass(frozen=True)
 class Changes(Coded):
@@ -46,7 +48,8 @@ class Changes(Coded):
     def __post_init__(self):
         super().__post_init__()
         for name in ("window", "devices"):
-            value = checks.integer(name, getattr(self, name), "an int of at least 1", 1)
+            value, most = getattr(self, name), _MOST[name]
+            value = checks.integer(name, value, f"an int, 1 .. {most}", 1, most)
             object.__setattr__(self, name, value)
 
     def check(self, policy, widths):

@@ -44,10 +44,11 @@ class Dithered(Uplink):
     needs_native_ops = True
 
     def __post_init__(self):
-        clients = checks.integer("clients", self.clients, "an int of at least 1", 1)
+        clients = checks.integer("clients", self.clients, "an int, 1 .. 10^9", 1, 10**9)
         object.__setattr__(self, "clients", clients)
-        expected = "a number above 0, such as 0.05"
-        checks.real("target_error", self.target_error, expected, lambda v: v > 0)
+        # With less, codes of large changes are beyond int32; with more, steps beyond float32.
+        expected = "a number from 1e-10 to 1e+6, such as 0.05"
+        checks.real("target_error", self.target_error, expected, lambda v: 1e-10 <= v <= 1e6)
 
     def specs(self, variables):
         """As `Uplink.specs`: the seed, the step D, and the coded streams."""
