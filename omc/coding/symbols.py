@@ -117,9 +117,10 @@ def _as_shape(shape):
 
 
 def _check_extents(argument, shape):
-    """Raises for sizes of which TensorFlow cannot make a tensor, even where one of them is 0."""
-    if math.prod(max(size, 1) for size in shape) >= 2**62:
-        raise InputError(argument, "sizes whose product is below 2^62", tuple(shape))
+    """Raises for sizes that a stream, or a tensor of TensorFlow's, cannot have."""
+    if max(shape, default=0) > 2**31 or math.prod(max(size, 1) for size in shape) >= 2**62:
+        expected = "sizes of at most 2^31, with a product below 2^62"
+        raise InputError(argument, expected, tuple(shape))
     return tuple(shape)
 
 

@@ -168,3 +168,13 @@ def test_errors_name_the_argument(error, argument, make):
     with pytest.raises(error) as caught:
         make()
     assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    "argument, given",
+    [("window", dict(window=2**31)), ("devices", dict(devices=2**40)), ("window", dict(window=0))],
+)
+def test_versions_and_devices_that_no_server_holds_are_refused(argument, given):
+    with pytest.raises(InputError) as caught:
+        Changes(**given)
+    assert caught.value.argument == argument
