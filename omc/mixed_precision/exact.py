@@ -24,13 +24,13 @@ class Exact:
             optimal.
 
     Raises:
-        InputTypeError, InputError: `time_limit` is no number above 0.
+        InputTypeError, InputError: `time_limit` is no number from 0.
     """
 
     time_limit: float = 30.0
 
     def __post_init__(self):
-        checks.real("time_limit", self.time_limit, "seconds, above 0", lambda v: v > 0)
+        checks.real("time_limit", self.time_limit, "seconds, from 0", lambda v: v >= 0)
 
     def __call__(self, problem):
         """`Solution` of a `Problem`.

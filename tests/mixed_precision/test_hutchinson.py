@@ -190,7 +190,7 @@ def test_a_variable_that_the_loss_does_not_know_has_none():
         (InputTypeError, "data", dict(data=7)),
         (InputError, "loss", dict(loss=None)),
         (InputError, "probes", dict(probes=0)),
-        (InputError, "probes", dict(probes=1.5)),
+        (InputTypeError, "probes", dict(probes=1.5)),
     ],
 )
 def test_mistakes(error, argument, change):
