@@ -12,7 +12,9 @@ import importlib
 import os
 import sys
 
-if sys.argv[:1] == ["-m"]:  # A command of ours is starting: TensorFlow's log is no output of it.
+# `python -m omc.progressive`, say, imports this first: TensorFlow's log is no output of a command.
+_line = getattr(sys, "orig_argv", [])  # Python 3.9 has none.
+if sys.argv[:1] == ["-m"] and "-m" in _line and _line[_line.index("-m") + 1].startswith("omc."):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from omc import coding, nested, progressive
