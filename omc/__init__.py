@@ -13,8 +13,14 @@ import os
 import sys
 
 # `python -m omc.progressive`, say, imports this first: TensorFlow's log is no output of a command.
-_line = getattr(sys, "orig_argv", [])  # Python 3.9 has none.
-if sys.argv[:1] == ["-m"] and "-m" in _line and _line[_line.index("-m") + 1].startswith("omc."):
+if (
+    sys.argv[:1] == ["-m"]
+    and any(
+        flag == "-m" and module.startswith("omc.")
+        for line in [getattr(sys, "orig_argv", [])]  # Which Python 3.9 has not.
+        for flag, module in zip(line, line[1:])
+    )
+):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from omc import coding, nested, progressive
