@@ -32,7 +32,7 @@ def integer(argument, value, expected="an integer", least=None, most=None, tip="
     return value
 
 
-def real(argument, value, expected="a number", allowed=lambda value: True, tip=""):
+def real(argument, value, expected="a number", allowed=lambda value: True, tip="", float32=True):
     """An argument as a float that float32 holds, since that is what TensorFlow computes with.
 
     Args:
@@ -41,6 +41,7 @@ def real(argument, value, expected="a number", allowed=lambda value: True, tip="
         expected: What is allowed, in words.
         allowed: Function of the number: whether it is.
         tip: Of the errors.
+        float32: False for one that is used in float64 alone.
 
     Raises:
         InputTypeError: It is no number.
@@ -54,7 +55,7 @@ def real(argument, value, expected="a number", allowed=lambda value: True, tip="
         number = math.inf
     if not (math.isfinite(number) and allowed(number)):
         raise InputError(argument, expected, value, tip)
-    if number and not _FLOAT32.tiny <= abs(number) <= _FLOAT32.max:
+    if float32 and number and not _FLOAT32.tiny <= abs(number) <= _FLOAT32.max:
         raise InputError(argument, f"{expected}, of float32", value, tip)
     return number
 

@@ -65,7 +65,7 @@ class Switching:
         if not isinstance(traces, Mapping):
             object.__setattr__(self, "traces", tuple(traces))
         for trace in traces.values() if isinstance(traces, Mapping) else traces:
-            checks.real("traces", trace, "finite numbers")
+            checks.real("traces", trace, "finite numbers", float32=False)
 
     def of(self, names):
         """The same with a tuple of traces, in the order of the names of a model's variables.

@@ -41,7 +41,7 @@ def test_as_many_budgets_as_clients_are_theirs_in_order():
         ("budgets", dict(budgets="1,4")),
         ("budgets", dict(widths="8,4")),
         ("budgets", dict(method="fp32", uplink="weights")),
-        ("widths", dict(format="INT4")),
+        ("budgets", dict(format="INT4")),
         ("fraction", dict(fraction=0.9)),
         ("rounding", dict(rounding="nearest", lasso=0.005)),
         ("uplink", dict(uplink="weights")),
