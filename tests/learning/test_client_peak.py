@@ -50,7 +50,7 @@ MIB = 1 << 20
 
 def test_an_answer_takes_nothing_before_training_has_ended():
     weights, update, fixed, fedmpq = heap_peaks(CLIENT)
-    # Either peak is a step's; a dense kernel would be 4 MiB. From process to process they scatter by
-    # up to 2.5 MiB, with what threads happen to hold at a time.
+    # Either peak is a step's; a dense kernel would be 4 MiB. From process to process they scatter
+    # by up to 2.5 MiB, with what threads happen to hold at a time.
     assert abs(update - weights) < 3 * MIB
     assert fedmpq < fixed + 3 * MIB
